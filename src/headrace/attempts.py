@@ -1,0 +1,173 @@
+"""Around every forwarder: one attempt, counted, bounded, read and recorded.
+
+Here rule 1 is kept: an attempt returns when the first real output is in hand, so that everything
+above it, plain or streamed, may still try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from headrace.call import PASSTHROUGH, Call, Limits, Target, Timeouts, leaves
+from headrace.chain import Next, Plugin, compose
+from headrace.errors import CallError, TimedOut, UpstreamError
+from headrace.reading import Reading, first_of, reading_of
+from headrace.record import Attempt
+from headrace.reply import Event, Reply
+
+_AFTER_END = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """A server that can answer, as the configuration describes it."""
+
+    name: str
+    forward: Next
+    plugins: tuple[Plugin, ...] = ()
+    """For calls to this upstream, around its attempts."""
+    brought: tuple[Plugin, ...] = ()
+    """What the forwarder brings along, such as a change of dialect; inside each attempt."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """What a model is called there."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    ask_usage: bool = True
+    """Whether a stream is asked for its usage when the client did not."""
+    secrets: tuple[str, ...] = ()
+    """What must never be shown of what it says."""
+
+
+class Attempts:
+    """The end of every chain: asks the first target of the call, through its upstream's plugins.
+
+    `most` attempts may be made for one call, retries and other targets included.
+    """
+
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], *, most: int = 3, limits: Limits = Limits()
+    ) -> None:
+        self._most = most
+        self._limits = limits
+        self._asking = {
+            name: compose(upstream.plugins, partial(self._attempt, upstream))
+            for name, upstream in upstreams.items()
+        }
+
+    async def __call__(self, call: Call) -> Reply:
+        """Ask the best target. Raises `UpstreamError` where it fails before its first output."""
+        target = next(leaves(call.targets))
+        return await self._asking[target.upstream](call.towards(target))
+
+    async def _attempt(self, upstream: Upstream, call: Call) -> Reply:
+        record = call.record
+        if len(record.attempts) >= self._most:
+            raise _used_up(record.attempts)
+        if not call.deadline.left():
+            raise TimedOut("the time for this call is over")
+        target = next(leaves(call.targets))
+        attempt = Attempt(target=target)
+        record.attempts.append(attempt)
+        told = call.telling(attempt).telling(upstream.timeouts).telling(self._limits)
+        try:
+            return await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
+        except UpstreamError as error:
+            error.scrub(upstream.secrets)
+            attempt.error = error
+            attempt.status = error.said
+            attempt.end("failed")
+            raise
+        except asyncio.CancelledError:
+            attempt.end("cancelled")
+            raise
+        except BaseException:
+            attempt.end("failed")
+            raise
+
+    async def _once(self, upstream: Upstream, attempt: Attempt, call: Call) -> Reply:
+        sent = call
+        if call.operation != PASSTHROUGH:
+            model = attempt.target.model or call.dialect.asked(call)
+            attempt.model = upstream.models.get(model, model)
+            sent = call.dialect.towards(call, attempt.model)
+            if upstream.ask_usage:
+                sent = call.dialect.asking_usage(sent)
+        reading = reading_of(call)
+        ask = compose(upstream.brought, upstream.forward)
+        try:
+            async with asyncio.timeout(
+                min(reading.patience(upstream.timeouts), call.deadline.left())
+            ):
+                reply = await ask(sent)
+                attempt.status = reply.status
+                held = await first_of(reading, reply)
+        except TimeoutError:
+            raise _silent(call) from None
+        attempt.first_output = asyncio.get_running_loop().time()
+        reply.attempt = attempt
+        reply.on_close(partial(_settle, reading, attempt))
+        return reply.through(lambda events: _rest(upstream, attempt, reading, held, events, call))
+
+
+async def _rest(
+    upstream: Upstream,
+    attempt: Attempt,
+    reading: Reading,
+    held: list[Event],
+    events: AsyncIterator[Event],
+    call: Call,
+) -> AsyncIterator[Event]:
+    """What was held, then everything else; a failure is scrubbed and told as what it is."""
+    try:
+        for event in held:
+            yield event
+        while not reading.over:
+            async with asyncio.timeout_at(call.deadline.at):
+                event = await anext(events, None)
+            if event is None:
+                break
+            reading.note(event)
+            if reading.passes(event):
+                yield event
+        for event in reading.complete():
+            yield event
+        attempt.end("ok")
+        with suppress(TimeoutError, UpstreamError):
+            # Most often the end of the body is there already, and the connection can be kept.
+            async with asyncio.timeout(_AFTER_END):
+                await anext(events, None)
+    except TimeoutError:
+        attempt.end("incomplete")
+        raise TimedOut("the time for this call is over") from None
+    except UpstreamError as error:
+        error.scrub(upstream.secrets)
+        attempt.error = error
+        attempt.end("incomplete")
+        raise
+
+
+async def _settle(reading: Reading, attempt: Attempt, error: BaseException | None) -> None:
+    attempt.usage = reading.usage
+    attempt.model = reading.model or attempt.model
+    attempt.end("incomplete" if isinstance(error, CallError) else "cancelled")
+
+
+def _used_up(attempts: list[Attempt]) -> UpstreamError:
+    """The last failure once more, final this time."""
+    error = attempts[-1].error or UpstreamError(
+        f"the {len(attempts)} attempts for this call are used up", code="attempts_used_up"
+    )
+    error.again = error.elsewhere = False
+    return error
+
+
+def _silent(call: Call) -> CallError:
+    if not call.deadline.left():
+        return TimedOut("no upstream answered in the time for this call")
+    return UpstreamError(
+        "the upstream did not begin to answer in time", code="first_byte_timeout", status=504
+    )

@@ -1,0 +1,165 @@
+"""JSON bodies of requests: read strictly, changed without touching what stays.
+
+Reading refuses what two parsers may understand differently (RFC 8259, section 4 and 9): a member
+that stands twice, NaN, numbers without end, depth without end. Integers keep all their digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.errors import BadRequest
+
+MAX_DEPTH = 64
+
+Span = tuple[int, int]
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_SHOWN = 64
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"member {twice[:_SHOWN]!r} stands twice")
+    return members
+
+
+def _finite(text: str) -> float:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _plain(error: ValueError) -> str:
+    """What is wrong, without the interpreter's own advice on long integers."""
+    return "an integer of over 4,300 digits" if "set_int_max" in str(error) else str(error)
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_finite)
+
+
+def read(body: bytes) -> Any:
+    """The value of a JSON text in UTF-8. Raises `BadRequest`, saying what is wrong and where."""
+    try:
+        text = body.decode()
+        value, end = _decoder.raw_decode(text, _space(text, 0))
+        if (end := _space(text, end)) != len(text):
+            raise ValueError(f"more text after the JSON value, at character {end}")
+        _check_depth(text, value)
+        _check_surrogates(text, value)
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is {body[error.start]:#04x}"
+        raise BadRequest(f"the body is not UTF-8: {found}", code="invalid_json") from None
+    except (ValueError, RecursionError) as error:
+        why = _TOO_DEEP if isinstance(error, RecursionError) else _plain(error)
+        raise BadRequest(f"the body is not usable JSON: {why}", code="invalid_json") from None
+    return value
+
+
+def edit(body: bytes, members: Mapping[str, Any]) -> bytes:
+    """The JSON object `body` with these top-level members set; all others as they came.
+
+    A member that is there is replaced where it stands, a new one goes to the end, one whose value
+    is `REMOVED` goes away with its comma.
+    """
+    text = body.decode()
+    spans, closing = _members(text)
+    kept = len(spans)
+    pieces: list[str] = []
+    at = 0
+    for name, (start, value_start, end) in spans.items():
+        if name not in members:
+            continue
+        if members[name] is REMOVED:
+            kept -= 1
+            cut_from, cut_to = _with_comma(text, start, end)
+            pieces.append(text[at : max(at, cut_from)])
+            at = max(at, cut_to)
+        else:
+            pieces += (text[at:value_start], _dump(members[name]))
+            at = end
+    pieces.append(text[at:closing].rstrip() if kept == 0 else text[at:closing])
+    for name, value in members.items():
+        if name not in spans and value is not REMOVED:
+            pieces.append(f"{',' if kept else ''}{_dump(name)}:{_dump(value)}")
+            kept += 1
+    pieces.append(text[closing:])
+    return "".join(pieces).encode()
+
+
+class _Removed:
+    def __repr__(self) -> str:
+        return "REMOVED"
+
+
+REMOVED: Any = _Removed()
+"""Stands for a member that is to go away."""
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _members(text: str) -> tuple[dict[str, tuple[int, int, int]], int]:
+    """Each member's name, the start of its name, start and end of its value; where `}` stands."""
+    at = _space(text, 0)
+    if text[at : at + 1] != "{":
+        raise BadRequest("the body must be a JSON object", code="invalid_json")
+    spans: dict[str, tuple[int, int, int]] = {}
+    at = _space(text, at + 1)
+    while text[at] != "}":
+        start = at
+        name, at = _decoder.raw_decode(text, at)
+        at = _space(text, _space(text, at) + 1)  # past the colon
+        value_start = at
+        _, at = _decoder.raw_decode(text, at)
+        spans[name] = (start, value_start, at)
+        at = _space(text, at)
+        if text[at] == ",":
+            at = _space(text, at + 1)
+    return spans, at
+
+
+def _with_comma(text: str, start: int, end: int) -> Span:
+    """From `start` to `end` with the comma behind it, or else the one before it."""
+    after = _space(text, end)
+    if text[after] == ",":
+        return start, _space(text, after + 1)
+    before = len(text[:start].rstrip())
+    return (before - 1, end) if text[before - 1] == "," else (start, end)
+
+
+def _space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _check_depth(text: str, value: Any) -> None:
+    """Raise `ValueError` where containers nest too deep; level by level, without recursion."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    layer = [value]
+    for _ in range(MAX_DEPTH + 1):
+        layer = [inner for outer in layer for inner in _inside(outer)]
+        if not layer:
+            return
+    raise ValueError(_TOO_DEEP)
+
+
+def _inside(value: Any) -> list[Any]:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [inner for inner in values if isinstance(inner, dict | list)]
+
+
+def _check_surrogates(text: str, value: Any) -> None:
+    """Raise `ValueError` for half a character (RFC 8259, 8.2), which no UTF-8 can carry on."""
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            _dump(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a \\ud… escape stands without its other half") from None

@@ -1,0 +1,162 @@
+"""A request on its way: the call, who asks it, who may answer it, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+
+from starlette.datastructures import Headers
+
+from headrace import body as bodies
+from headrace.errors import BadRequest
+
+if TYPE_CHECKING:
+    from headrace.chain import Plugin
+    from headrace.dialect import Dialect
+    from headrace.record import Record
+
+Fact = TypeVar("Fact")
+
+PASSTHROUGH = "passthrough"
+"""The operation of a call whose body nobody reads."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is asking, once a plugin (or the host application) has found out."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """An upstream's name and the model to ask there; None asks for the model the client named."""
+
+    upstream: str
+    model: str | None = None
+    _: KW_ONLY
+    weight: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.model}" if self.model else self.upstream
+
+
+Targets: TypeAlias = "tuple[Target | Targets, ...]"
+"""Who may answer, best first; a tuple inside the tuple is a group."""
+
+
+def leaves(targets: Targets) -> Iterator[Target]:
+    """Every single target, in order, groups opened."""
+    for target in targets:
+        if isinstance(target, Target):
+            yield target
+        else:
+            yield from leaves(target)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment on the event loop's clock by which the call must be over."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """The moment `seconds` from now."""
+        return cls(asyncio.get_running_loop().time() + seconds)
+
+    def left(self) -> float:
+        """Seconds that are left; never below zero."""
+        return max(0.0, self.at - asyncio.get_running_loop().time())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long to wait for an upstream, in seconds; told to each call by its attempt."""
+
+    connect: float = 5.0
+    """For a connection."""
+    first_event: float = 60.0
+    """For the first output of a stream; a plain answer may take until `total`."""
+    idle: float = 60.0
+    """Between two reads of an answer."""
+    total: float = 600.0
+    """For the whole call, all attempts and the last byte included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much an upstream may send, in bytes; told to each call by its attempt."""
+
+    event: int = 16 * 1024 * 1024
+    """One event of a stream."""
+    answer: int = 100 * 1000 * 1000
+    """A whole answer that must be read before it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request on its way to an upstream: whole, immutable, safe to send twice."""
+
+    id: str
+    method: str
+    path: str
+    """As the client wrote it, below the gateway's own prefix, percent-decoded."""
+    query: str
+    headers: Headers
+    body: bytes
+    dialect: Dialect
+    """The client's shape: how to read this call and its reply."""
+    operation: str
+    """chat, completion, embedding, ... or passthrough."""
+    targets: Targets = ()
+    caller: Caller | None = None
+    deadline: Deadline
+    record: Record
+    """What happened so far; shared by every copy of the call."""
+    each_attempt: tuple[Plugin, ...] = ()
+    """Wrapped around every attempt below here."""
+    facts: tuple[object, ...] = field(default=(), repr=False)
+
+    @cached_property
+    def json(self) -> Any:
+        """The body, read once; raises `BadRequest` where it is not usable JSON. Do not change it."""
+        return bodies.read(self.body)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The body's top-level members; raises `BadRequest` where it is not a JSON object."""
+        if not isinstance(self.json, dict):
+            found = type(self.json).__name__
+            raise BadRequest(f"the body must be a JSON object, not {found}", code="invalid_json")
+        return self.json
+
+    def replace(self, **changes: Any) -> Call:
+        """This call with other values in some fields."""
+        call = replace(self, **changes)
+        if "body" not in changes and "json" in self.__dict__:
+            call.__dict__["json"] = self.json
+        return call
+
+    def towards(self, target: Target | Targets) -> Call:
+        """This call for one target alone, or for the members of one group."""
+        return self.replace(targets=(target,) if isinstance(target, Target) else target)
+
+    def edit(self, **members: Any) -> Call:
+        """This call with top-level members of its body set; all others stay byte for byte.
+
+        `headrace.REMOVED` as a value takes a member away.
+        """
+        return self.replace(body=bodies.edit(self.body, members))
+
+    def telling(self, fact: object) -> Call:
+        """This call with a fact for the plugins below; one of each class, the last one counts."""
+        others = tuple(known for known in self.facts if type(known) is not type(fact))
+        return self.replace(facts=(*others, fact))
+
+    def told(self, kind: type[Fact]) -> Fact | None:
+        """The fact of this class that a plugin above has told, if any."""
+        return next((fact for fact in self.facts if isinstance(fact, kind)), None)

@@ -1,0 +1,60 @@
+"""Plugins in order: a chain is one function from call to reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from headrace.call import Call
+from headrace.reply import Reply
+
+Next: TypeAlias = Callable[[Call], Awaitable[Reply]]
+"""Whoever answers a call: a forwarder, the router, or the rest of a chain."""
+
+
+class Plugin(Protocol):
+    """Wraps a call: looks, changes, refuses, asks again, or answers itself."""
+
+    def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:
+        """Answer `call`, most often by asking `call_next`."""
+
+
+def compose(plugins: Sequence[Plugin], forward: Next) -> Next:
+    """One function that sends a call through `plugins`, the first outermost, then to `forward`.
+
+    A reply that a plugin asked for and did not return is closed for it.
+    """
+    for plugin in reversed(plugins):
+        forward = _link(plugin, forward)
+    return forward
+
+
+def _link(plugin: Plugin, forward: Next) -> Next:
+    async def run(call: Call) -> Reply:
+        asked: list[Reply] = []
+        over = False
+
+        async def call_next(call: Call) -> Reply:
+            reply = await forward(call)
+            if over:  # asked by a task that outlived its plugin's answer
+                await reply.aclose(asyncio.CancelledError("nobody waits for this reply"))
+            else:
+                asked.append(reply)
+            return reply
+
+        kept: Reply | None = None
+        why: BaseException | None = None
+        try:
+            kept = await plugin(call, call_next)
+        except BaseException as error:
+            why = error
+            raise
+        finally:
+            over = True
+            for reply in asked:
+                if reply is not kept:
+                    await reply.aclose(why or asyncio.CancelledError("this reply was not returned"))
+        return kept
+
+    return run

@@ -1,0 +1,419 @@
+"""The wall between ASGI and calls; the only code that sees `scope`, `receive` and `send`.
+
+Pure ASGI (asgi.readthedocs.io/en/latest/specs/www.html). It opens the record before it reads the
+request, watches for the client's leaving until the last byte, sends what the chain replies or
+raises, and closes the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from headrace.call import PASSTHROUGH, Call, Caller, Deadline
+from headrace.chain import Next
+from headrace.dialect import OPENAI, Dialect
+from headrace.errors import BadRequest, CallError, Loop, Overloaded, TooLarge, UpstreamError
+from headrace.errors import UnsupportedMedia as Unsupported
+from headrace.record import Observer, Record
+from headrace.reply import Reply
+
+logger = logging.getLogger("headrace")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_MEDIA = {
+    "json": "application/json",
+    "sse": "text/event-stream; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+    "raw": "application/octet-stream",
+}
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the edge takes from a client, in bytes, lines and seconds."""
+
+    body: int = 32 * 1000 * 1000
+    headers: int = 64 * 1024
+    header_lines: int = 100
+    path: int = 8 * 1024
+    read: float = 30.0
+    """For the whole body of a request to arrive."""
+    write_stall: float = 60.0
+    """For a client that reads nothing of its answer."""
+    total: float = 600.0
+
+
+class Edge:
+    """The gateway as an ASGI application for HTTP, in front of `answer`, its finished chain.
+
+    `name` marks calls that passed here, so that one that comes back is seen. `caller` finds the
+    user that a host application has already found.
+    """
+
+    def __init__(
+        self,
+        answer: Next,
+        *,
+        name: str,
+        dialects: Sequence[Dialect] = (OPENAI,),
+        observers: Iterable[Observer] = (),
+        bounds: Bounds = Bounds(),
+        caller: Callable[[Scope], Caller | None] | None = None,
+    ) -> None:
+        self.answer = answer
+        self.name = name
+        self.dialects = dialects
+        self.observers = tuple(observers)
+        self.bounds = bounds
+        self.caller = caller
+        self._serving: set[_Exchange] = set()
+
+    @property
+    def serving(self) -> int:
+        """How many requests are under way."""
+        return len(self._serving)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange = _Exchange(self, scope, receive, send)
+        self._serving.add(exchange)
+        try:
+            await exchange.serve()
+        finally:
+            self._serving.discard(exchange)
+            for observer in self.observers:
+                try:
+                    observer(exchange.record)
+                except Exception:  # an observer never fails a request
+                    logger.exception("an observer failed")
+
+    def cut(self) -> None:
+        """End every request that is under way, each with an error that says why."""
+        for exchange in tuple(self._serving):
+            exchange.cut(Overloaded("this gateway is shutting down", code="shutting_down"))
+
+
+def path_below(scope: Scope) -> str:
+    """The path below the prefix the gateway is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
+
+
+class _ClientGone(Exception):
+    """The client left, or stopped reading."""
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self._edge = edge
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._headers = Headers(scope=scope)
+        self._dialect: Dialect = OPENAI
+        self._started = False
+        self._work: asyncio.Task[None] | None = None
+        self._why: CallError | None = None
+        asked = self._headers.get("x-request-id", "")
+        self.record = Record(
+            id=asked if _REQUEST_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}",
+            method=scope["method"],
+            path=path_below(scope),
+            client=(scope.get("client") or (None,))[0],
+        )
+
+    def cut(self, why: CallError) -> None:
+        """End this request, telling the client `why`."""
+        self._why = why
+        if self._work:
+            self._work.cancel()
+
+    async def serve(self) -> None:
+        """Read, answer, and know all the while whether the client is still there."""
+        try:
+            call = await self._read()
+        except CallError as error:
+            await self._refuse(error)
+            return
+        except _ClientGone:
+            self._left()
+            return
+        work = self._work = asyncio.ensure_future(self._respond(call))
+        watch = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _ended(watch)
+            await _ended(work)
+            if self.record.outcome is None:
+                self._left()
+
+    def _left(self) -> None:
+        if not self._started:
+            self.record.status = 499
+        self.record.close("client_closed")
+
+    async def _gone(self) -> None:
+        """Returns when the client has left."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    # Reading
+
+    async def _read(self) -> Call:
+        record, bounds = self.record, self._edge.bounds
+        operation = self._operation()
+        _check_head(self._scope, self._headers, record.path, bounds)
+        passed = ", ".join(self._headers.getlist("cdn-loop"))
+        if self._edge.name in re.split(r"[\s,;]+", passed):
+            raise Loop("this request has passed through this gateway before")
+        if operation != PASSTHROUGH and record.method == "POST":
+            _check_media(self._headers)
+        record.operation = operation
+        try:
+            async with asyncio.timeout(bounds.read):
+                body = await self._body(bounds.body)
+        except TimeoutError:
+            raise BadRequest(
+                f"the request's body did not arrive within {bounds.read:g} s", code="body_timeout"
+            ) from None
+        host_caller = self._edge.caller(self._scope) if self._edge.caller else None
+        record.caller = host_caller
+        marked = [(k, v) for k, v in self._headers.raw if k != b"cdn-loop"]
+        marked.append((b"cdn-loop", f"{passed}, {self._edge.name}".lstrip(", ").encode("latin-1")))
+        return Call(
+            id=record.id,
+            method=record.method,
+            path=record.path,
+            query=self._scope.get("query_string", b"").decode("latin-1"),
+            headers=Headers(raw=marked),
+            body=body,
+            dialect=self._dialect,
+            operation=operation,
+            caller=host_caller,
+            deadline=Deadline.after(bounds.total),
+            record=record,
+        )
+
+    def _operation(self) -> str:
+        for dialect in self._edge.dialects:
+            if operation := dialect.operation(self.record.method, self.record.path):
+                self._dialect = dialect
+                return operation
+        return PASSTHROUGH
+
+    async def _body(self, limit: int) -> bytes:
+        chunks: list[bytes] = []
+        length = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise _ClientGone
+            chunks.append(message.get("body", b""))
+            length += len(chunks[-1])
+            if length > limit:
+                raise _too_large(limit)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    # Answering
+
+    async def _respond(self, call: Call) -> None:
+        """Answer the call. A cancellation means that the client left, or that we cut it off."""
+        reply: Reply | None = None
+        try:
+            reply = await self._edge.answer(call)
+            await self._deliver(reply)
+        except CallError as error:
+            await self._fail(error, reply)
+        except asyncio.CancelledError as cancelled:
+            if self._why is None:
+                await _close(reply, cancelled)
+                raise
+            await self._fail(self._why, reply)
+        except (_ClientGone, OSError) as gone:
+            await _close(reply, asyncio.CancelledError(str(gone)))
+        except Exception as bug:
+            logger.exception("request %s failed by a fault of this gateway", call.id)
+            self.record.said = repr(bug)
+            await self._fail(CallError("the gateway failed; its log says why"), reply)
+
+    async def _deliver(self, reply: Reply) -> None:
+        record = self.record
+        record.answered = reply.attempt
+        record.stream = reply.framing != "json"
+        headers = {"content-type": _MEDIA[reply.framing], **dict(reply.headers.items())}
+        if reply.framing == "sse":
+            headers |= {"content-type": _MEDIA["sse"]}
+        if record.stream:
+            headers |= _STREAM_HEADERS
+            first = await anext(reply.events, None)
+            await self._start(reply.status, headers)
+            if first:
+                await self._write(first.raw)
+            async for event in reply.events:
+                await self._write(event.raw)
+            rest = b""
+        else:
+            rest = b"".join([event.raw async for event in reply.events])
+            headers["content-length"] = str(len(rest))
+        await reply.aclose()
+        if not record.stream:
+            await self._start(reply.status, headers)
+        await self._finish(rest)
+        record.close("ok")
+
+    async def _fail(self, error: CallError, reply: Reply | None = None) -> None:
+        """Tell an error: as the answer if nothing was sent yet, else inside the stream."""
+        await _close(reply, error)
+        if not self._started:
+            await self._refuse(error)
+            return
+        self.record.code = error.code
+        self.record.said = self.record.said or error.message
+        self.record.close("incomplete")
+        if reply and reply.framing == "sse":
+            await self._write(self._dialect.error_event(error))
+            await self._finish(b"")
+        # Any other body is left without its end, which is how HTTP tells that it is not whole.
+
+    async def _refuse(self, error: CallError) -> None:
+        self.record.code = error.code
+        self.record.said = self.record.said or error.message
+        body = self._dialect.error(error)
+        media = _MEDIA["json"]
+        told_by_upstream = isinstance(error, UpstreamError) and error.said == error.status
+        if self.record.operation == PASSTHROUGH and told_by_upstream and error.body:  # type: ignore[attr-defined]
+            body = error.body  # type: ignore[attr-defined]
+            media = error.headers.get("content-type", media)
+        headers = {**error.headers, **_hints(error, len(self.record.attempts))}
+        headers |= {"content-type": media, "content-length": str(len(body))}
+        self.record.close("failed" if error.status >= 500 or self.record.attempts else "refused")
+        await self._start(error.status, headers)
+        await self._finish(body if self.record.method != "HEAD" else b"")
+
+    # Sending
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self._started = True
+        self.record.status = status
+        self.record.first_byte = asyncio.get_running_loop().time()
+        lines = {**headers, **_telling(self.record)}
+        raw = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in lines.items()
+            if value.isprintable() and value.isascii()
+        ]
+        await self._sent({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _write(self, body: bytes) -> None:
+        await self._sent({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _finish(self, body: bytes) -> None:
+        await self._sent({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _sent(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._edge.bounds.write_stall):
+                await self._send(message)
+        except TimeoutError:
+            raise _ClientGone("the client stopped reading") from None
+
+
+async def _close(reply: Reply | None, error: BaseException) -> None:
+    if reply:
+        await reply.aclose(error)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, wait for its end, and let a failure of it go on."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+
+
+def _telling(record: Record) -> dict[str, str]:
+    """The headers that say what happened, on every response."""
+    headers = {"x-request-id": record.id, "x-headrace-attempts": str(len(record.attempts))}
+    told = record.answered or (record.attempts[-1] if record.attempts else None)
+    if told:
+        headers["x-headrace-upstream"] = told.target.upstream
+        if told.model:
+            headers["x-headrace-model"] = told.model
+        if record.instead and record.asked:
+            headers["x-headrace-instead-of"] = record.asked
+    if (overhead := record.overhead) is not None:
+        headers["x-headrace-overhead-ms"] = f"{overhead * 1000:.1f}"
+    return headers
+
+
+def _hints(error: CallError, attempts: int) -> dict[str, str]:
+    """When to come back, and that the SDK need not repeat what was repeated here."""
+    hints: dict[str, str] = {}
+    if isinstance(error, UpstreamError):
+        if error.retry_after:
+            hints["retry-after"] = str(math.ceil(error.retry_after))
+            hints["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
+        if attempts > 1:
+            hints["x-should-retry"] = "false"
+    return hints
+
+
+def _check_head(scope: Scope, headers: Headers, path: str, bounds: Bounds) -> None:
+    """Refuse what no honest client sends. Raises `CallError`."""
+    target = len(scope.get("raw_path") or path) + len(scope.get("query_string", b""))
+    if target > bounds.path:
+        raise _refusal(414, f"the URL is longer than {bounds.path} bytes", "url_too_long")
+    size = sum(len(name) + len(value) for name, value in headers.raw)
+    if size > bounds.headers or len(headers.raw) > bounds.header_lines:
+        raise _refusal(
+            431,
+            f"the headers are beyond {bounds.headers} bytes or {bounds.header_lines} lines",
+            "headers_too_large",
+        )
+    if not path.isprintable() or "\\" in path or {".", ".."} & set(path.split("/")):
+        raise BadRequest("the path holds what no path of an API holds", code="invalid_path")
+    if len(headers.getlist("host")) > 1:
+        raise BadRequest("the request names two hosts", code="invalid_host")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise Unsupported(
+            "the body is compressed; send it without content-encoding", code="content_encoding"
+        )
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > bounds.body:
+        raise _too_large(bounds.body)
+
+
+def _check_media(headers: Headers) -> None:
+    """A browser asks before it sends JSON to another site, so nothing else is taken as JSON."""
+    media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media != "application/json" and not media.endswith("+json"):
+        raise Unsupported(
+            f"the body must be JSON with content-type: application/json, found {media[:80]!r}",
+            code="content_type",
+        )
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the request's body is larger than {limit} bytes")
+
+
+def _refusal(status: int, message: str, code: str) -> BadRequest:
+    error = BadRequest(message, code=code)
+    error.status = status
+    return error

@@ -1,0 +1,256 @@
+"""What can go wrong, as the people concerned are told: configuration, and calls.
+
+A failure is raised, never returned. Every `CallError` can be shown to a client in the shape its
+dialect gives to errors; OpenAI's is `{"error": {"message", "type", "param", "code"}}`
+(platform.openai.com/docs/guides/error-codes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import orjson
+
+
+class HeadraceError(Exception):
+    """Anything Headrace raises on purpose."""
+
+
+class ConfigError(HeadraceError):
+    """A configuration that cannot be served, with every problem it has.
+
+    `problems` are in the order of the file; each prints as `file:line:column: what to do`.
+    """
+
+    def __init__(self, problems: Sequence[object]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class CallError(HeadraceError):
+    """A call that is not answered, and what its client is told.
+
+    `status` is the HTTP status the client gets, `type` and `code` are for programs, `param` names
+    the member of the request that is at fault, `headers` go out with the answer.
+    """
+
+    status: int = 500
+    type: str = "internal_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+        self.headers = dict(headers or {})
+
+
+class BadRequest(CallError):
+    """The request cannot be understood."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(CallError):
+    """Nobody known is asking."""
+
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class Forbidden(CallError):
+    """Somebody known asks for what is not theirs."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(CallError):
+    """No such model, or no such path."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(CallError):
+    """The path is there, but not for this method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class TooLarge(CallError):
+    """The body is larger than the gateway takes."""
+
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class UnsupportedMedia(CallError):
+    """The body comes in a form the gateway does not read."""
+
+    status = 415
+    type = "invalid_request_error"
+
+
+class RateLimited(CallError):
+    """The caller asked more often than it may."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
+class Overloaded(CallError):
+    """The gateway cannot take the call now; later it can."""
+
+    status = 503
+    type = "overloaded_error"
+
+
+class TimedOut(CallError):
+    """The call's own time is over."""
+
+    status = 504
+    type = "timeout_error"
+    default_code = "total_timeout"
+
+
+class Loop(CallError):
+    """The call has passed through this gateway before (RFC 8586)."""
+
+    status = 508
+    type = "upstream_error"
+    default_code = "loop"
+
+
+class UpstreamError(CallError):
+    """An upstream that refused, failed or fell silent.
+
+    `again` says whether the same target may do better a moment later, `elsewhere` whether another
+    target may. `said` is the status the upstream answered with, `body` what it wrote, both None
+    where there was no answer. `retry_after` is what it asked us to wait, in seconds.
+    """
+
+    status = 502
+    type = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int = 502,
+        type: str | None = None,
+        param: str | None = None,
+        said: int | None = None,
+        body: bytes | None = None,
+        again: bool = True,
+        elsewhere: bool = True,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, param=param, headers=headers)
+        self.status = status
+        self.type = type or _type_of(status)
+        self.said = said
+        self.body = body
+        self.again = again
+        self.elsewhere = elsewhere
+        self.retry_after = retry_after
+
+    @classmethod
+    def refused(
+        cls,
+        status: int,
+        body: bytes,
+        *,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The error for an upstream that answered with a status of 300 or more.
+
+        The upstream's own status class is kept: a client's fault stays a client's fault. A refusal
+        of our own key (401, 402, 403, 407) is not the client's and becomes a 502 that says so.
+        """
+        if 300 <= status < 400:
+            return cls(
+                "the upstream answered with a redirect, which is not followed",
+                code="upstream_redirect", said=status, body=body, again=False,
+            )  # fmt: skip
+        if status in (401, 402, 403, 407):
+            return cls(
+                f"the upstream refused this gateway's own credentials (HTTP {status}); "
+                "whoever runs the gateway must look at its key",
+                code="upstream_credentials", said=status, body=body, again=False,
+            )  # fmt: skip
+        told = _told(body)
+        passing = status in (408, 409, 429) or status >= 500
+        shown = status if status < 500 or status in (503, 504) else 503 if status == 529 else 502
+        kind = told.get("type") if status < 500 else None
+        return cls(
+            told.get("message") or f"the upstream answered with HTTP {status}",
+            code=told.get("code") or f"upstream_{status}",
+            status=shown,
+            type=kind or None,
+            param=told.get("param"),
+            said=status,
+            body=body,
+            again=passing,
+            elsewhere=passing,
+            retry_after=retry_after,
+            headers=headers,
+        )
+
+    def scrub(self, secrets: Iterable[str]) -> None:
+        """Take `secrets` out of all that a client or a log could be shown of this."""
+        for secret in filter(None, secrets):
+            self.message = self.message.replace(secret, "***")
+            self.code = self.code and self.code.replace(secret, "***")
+            self.param = self.param and self.param.replace(secret, "***")
+            self.type = self.type.replace(secret, "***")
+            self.headers = {k: v.replace(secret, "***") for k, v in self.headers.items()}
+            self.body = self.body and self.body.replace(secret.encode(), b"***")
+        self.args = (self.message,)
+
+
+def _type_of(status: int) -> str:
+    """The error type that belongs to a status of a failed upstream."""
+    match status:
+        case 429:
+            return "rate_limit_error"
+        case 503:
+            return "overloaded_error"
+        case 504 | 408:
+            return "timeout_error"
+        case _:
+            return "invalid_request_error" if status < 500 else "upstream_error"
+
+
+def _told(body: bytes) -> dict[str, str | None]:
+    """What an error body says, in OpenAI's members: an object, Ollama's plain string, or nothing."""
+    try:
+        said: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = said.get("error", said) if isinstance(said, dict) else None
+    if isinstance(error, str):
+        return {"message": error}
+    if not isinstance(error, dict):
+        return {}
+    return {
+        name: str(error[name])
+        for name in ("message", "type", "param", "code")
+        if isinstance(error.get(name), str | int)
+    }

@@ -1,0 +1,198 @@
+"""One HTTP exchange with an upstream: a call sent, its answer received. What forwarders share.
+
+Only what is listed here crosses the gateway, in either direction: hop-by-hop headers (RFC 9110,
+7.6.1), the client's credentials and its identity stay behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import Headers
+
+from headrace.call import PASSTHROUGH, Call, Limits, Timeouts
+from headrace.errors import BadRequest, UpstreamError
+from headrace.framing import NDJSON, SSE, Decoder
+from headrace.reply import Event, Framing, Reply
+from headrace.transport import Request, Response, Transport
+from headrace.version import __version__
+
+_SENT = frozenset(
+    ("content-type", "accept", "traceparent", "tracestate", "idempotency-key", "cdn-loop")
+    + ("anthropic-version", "anthropic-beta")
+)
+_RETURNED = frozenset(("content-type", "retry-after", "retry-after-ms"))
+_RETURNED_PREFIXES = ("openai-", "x-ratelimit-")
+_ERROR_BODY = 64 * 1024
+_LONGEST_RETRY_AFTER = 3600.0
+
+
+async def exchange(
+    call: Call,
+    transport: Transport,
+    *,
+    base_url: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """Send `call` to `path` below `base_url` and return the reply when its headers are there.
+
+    `headers` are the upstream's own, such as its key. Raises `UpstreamError` for a failed exchange
+    and for any status of 300 or more.
+    """
+    timeouts = call.told(Timeouts) or Timeouts()
+    limits = call.told(Limits) or Limits()
+    request = Request(
+        method=call.method,
+        url=_url(base_url, path, call.query if call.operation == PASSTHROUGH else ""),
+        headers=tuple({**_outgoing(call), **(headers or {})}.items()),
+        body=call.body,
+    )
+    response = await transport.send(request, connect=timeouts.connect, idle=timeouts.idle)
+    try:
+        if response.status >= 300:
+            raise await _refusal(response)
+        framing = _framing(call, response)
+    except BaseException:
+        await response.aclose()
+        raise
+    reply = Reply(
+        _events(response, framing, limits),
+        status=response.status,
+        headers=_incoming(response.headers),
+        framing=framing,
+    )
+    return reply.on_close(lambda _: response.aclose())
+
+
+def _url(base_url: str, path: str, query: str) -> str:
+    """The address to ask, at the declared origin and nowhere else."""
+    base = base_url.rstrip("/")
+    url = base + quote(path, safe="/:@!$&'()*+,;=~-._") + (f"?{query}" if query else "")
+    if urlsplit(url)[:2] != urlsplit(base)[:2] or not path.startswith("/"):
+        raise BadRequest("this path leads away from its upstream", code="invalid_path")
+    return url
+
+
+def _outgoing(call: Call) -> dict[str, str]:
+    sent = {
+        name: value
+        for name, value in call.headers.items()
+        if name in _SENT or name.startswith("openai-")
+    }
+    if call.body:
+        sent.setdefault("content-type", "application/json")
+    client = call.headers.get("user-agent", "")
+    sent["user-agent"] = f"headrace/{__version__} {client}".strip()
+    sent["accept-encoding"] = "identity"
+    return sent
+
+
+def _incoming(headers: Headers) -> dict[str, str]:
+    returned = {
+        name: value
+        for name, value in headers.items()
+        if name in _RETURNED or name.startswith(_RETURNED_PREFIXES)
+    }
+    if request_id := headers.get("x-request-id"):
+        returned["x-headrace-upstream-request-id"] = request_id
+    return {name: value for name, value in returned.items() if value.isprintable()}
+
+
+def _framing(call: Call, response: Response) -> Framing:
+    if call.operation == PASSTHROUGH:
+        return "raw"
+    match response.headers.get("content-type", "").partition(";")[0].strip().lower():
+        case "text/event-stream":
+            return "sse"
+        case "application/x-ndjson" | "application/ndjson" | "application/jsonl":
+            return "ndjson"
+        case _:
+            return "json"
+
+
+async def _events(response: Response, framing: Framing, limits: Limits) -> AsyncIterator[Event]:
+    chunks = response.chunks()
+    if framing == "raw":
+        async for chunk in chunks:
+            yield Event(chunk)
+    elif framing == "json":
+        body = await read_all(response, limits.answer)
+        yield Event(body, body)
+    else:
+        decoder: Decoder = SSE(limits.event) if framing == "sse" else NDJSON(limits.event)
+        async for chunk in chunks:
+            for frame in decoder.feed(chunk):
+                yield Event.of(frame)
+        for frame in decoder.end():
+            yield Event.of(frame)
+
+
+async def read_all(response: Response, limit: int) -> bytes:
+    """The whole body. Raises `UpstreamError` `upstream_too_large` beyond `limit` bytes."""
+    pieces: list[bytes] = []
+    length = 0
+    async for chunk in response.chunks():
+        length += len(chunk)
+        if length > limit:
+            raise UpstreamError(
+                f"the upstream's answer is larger than {limit} bytes", code="upstream_too_large"
+            )
+        pieces.append(chunk)
+    return b"".join(pieces)
+
+
+async def _refusal(response: Response) -> UpstreamError:
+    """The error an answer of 300 or more is; of its body the first 64 KiB count, if they come."""
+    body = b""
+    try:
+        async with asyncio.timeout(2):
+            async for chunk in response.chunks():
+                body += chunk
+                if len(body) > _ERROR_BODY:
+                    break
+    except (UpstreamError, TimeoutError):
+        pass  # the status alone says enough
+    return UpstreamError.refused(
+        response.status,
+        body[:_ERROR_BODY],
+        retry_after=retry_after(response.headers),
+        headers=_incoming(response.headers),
+    )
+
+
+def retry_after(headers: Headers) -> float | None:
+    """How many seconds an upstream asks us to wait; None where it gives no usable hint.
+
+    `retry-after-ms` as OpenAI and Azure send it, else `Retry-After` in seconds or as a date (RFC
+    9110, 10.2.3). What lies in the past, beyond an hour, or is no number is no hint.
+    """
+    seconds = _number(headers.get("retry-after-ms"), 1000)
+    if seconds is None:
+        seconds = _number(headers.get("retry-after"), 1)
+    if seconds is None:
+        seconds = _until(headers.get("retry-after"))
+    if seconds is None or not 0 < seconds <= _LONGEST_RETRY_AFTER:
+        return None
+    return seconds
+
+
+def _number(text: str | None, per_second: int) -> float | None:
+    try:
+        value = float(text or "") / per_second
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _until(text: str | None) -> float | None:
+    parsed = email.utils.parsedate_tz(text) if text else None
+    try:
+        return email.utils.mktime_tz(parsed) - time.time() if parsed else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,117 @@
+"""What happened to a call: written while it runs, closed once, told to observers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from headrace.call import Caller, Target
+from headrace.errors import UpstreamError
+
+Outcome = Literal["ok", "refused", "failed", "incomplete", "client_closed"]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """Tokens, as an upstream counted them; None is unknown, which is not zero.
+
+    `input` is all of the prompt, `cached` the part of it that the upstream had in its cache;
+    `output` is all that was generated, `reasoning` the part of it that was thought.
+    """
+
+    input: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    reasoning: int | None = None
+    estimated: bool = False
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """One try at one target. Times are seconds on the event loop's clock."""
+
+    target: Target
+    started: float = field(default_factory=_now)
+    first_output: float | None = None
+    ended: float | None = None
+    outcome: Literal["ok", "failed", "incomplete", "cancelled"] | None = None
+    """None while it runs; `incomplete` failed after its first output."""
+    status: int | None = None
+    """What the upstream answered with, where it did."""
+    error: UpstreamError | None = None
+    """The failure itself, where an upstream failed."""
+    model: str | None = None
+    """The model that was asked there; once it answered, the one it says it is."""
+    usage: Usage | None = None
+
+    def end(self, outcome: Literal["ok", "failed", "incomplete", "cancelled"]) -> None:
+        """Close it; the first word counts."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.ended = _now()
+
+
+@dataclass(kw_only=True)
+class Record:
+    """All that is known of one call. Every copy of the call shares it; observers get it closed."""
+
+    id: str
+    method: str
+    path: str
+    client: str | None = None
+    """The address the request came from."""
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=_now)
+    operation: str | None = None
+    caller: Caller | None = None
+    asked: str | None = None
+    """The model the client named."""
+    route: str | None = None
+    """The key of the route that matched, as the configuration has it."""
+    instead: bool = False
+    """Whether the route's model stands in for the one that was asked for."""
+    stream: bool = False
+    attempts: list[Attempt] = field(default_factory=list)
+    answered: Attempt | None = None
+    """The attempt whose reply went to the client."""
+    first_byte: float | None = None
+    ended: float | None = None
+    status: int | None = None
+    """What the client was answered with; 499 where it left before that."""
+    outcome: Outcome | None = None
+    code: str | None = None
+    """What went wrong, as the error's code."""
+    said: str | None = None
+    """What went wrong, in words for the log alone."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the attempt that answered used."""
+        return self.answered.usage if self.answered else None
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds to the first byte that no attempt was running; None before the first byte."""
+        if self.first_byte is None:
+            return None
+        asked = sum(
+            (attempt.first_output or attempt.ended or self.first_byte) - attempt.started
+            for attempt in self.attempts
+        )
+        return max(0.0, self.first_byte - self.started - asked)
+
+    def close(self, outcome: Outcome) -> None:
+        """The last word on this call."""
+        self.outcome = outcome
+        self.ended = _now()
+
+
+Observer = Callable[[Record], None]
+"""Is told of every closed record. It must not block; what it raises is logged and goes no further."""
