@@ -21,10 +21,14 @@ cancelled `send` or a closed `Response` that was not read to its end closes the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
+
+being_built: ContextVar[Transport] = ContextVar("transport_of_server")
+"""The transport of the gateway whose parts are being made; set by whoever builds it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,11 @@ class Transport(Protocol):
     """One HTTP client with its pool of connections."""
 
     name: str
+
+    @staticmethod
+    def of_server() -> Transport:
+        """The transport of the gateway that is being built; outside of one, a new one."""
+        return being_built.get(None) or best()
 
     async def send(self, request: Request, *, connect: float, idle: float) -> Response:
         """Send `request`; `connect` and `idle` are seconds. Returns when the headers are there."""

@@ -1,0 +1,139 @@
+"""Headrace, an AI gateway: one OpenAI-compatible door in front of every language model you use.
+
+This is the public API, beside `headrace.testing`. Names are loaded when they are first used (PEP
+562), so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headrace.version import __version__
+
+if TYPE_CHECKING:
+    from headrace.body import REMOVED
+    from headrace.call import PASSTHROUGH, Call, Caller, Deadline, Limits, Target, Targets
+    from headrace.call import Timeouts, leaves
+    from headrace.chain import Next, Plugin, compose
+    from headrace.dialect import OPENAI, Dialect, Translation
+    from headrace.errors import (
+        BadRequest,
+        CallError,
+        ConfigError,
+        Forbidden,
+        HeadraceError,
+        MethodNotAllowed,
+        NotFound,
+        Overloaded,
+        RateLimited,
+        TimedOut,
+        Unauthorized,
+        UpstreamError,
+    )
+    from headrace.exchange import exchange, read_all
+    from headrace.forwarder import Forwarder, Found
+    from headrace.framing import NDJSON, SSE, Frame, sse
+    from headrace.gateway import Gateway
+    from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
+    from headrace.record import Attempt, Observer, Record, Usage
+    from headrace.reply import Event, Reply, until_closed
+    from headrace.store import Store
+    from headrace.transport import Request, Response, Transport
+
+_HOMES = {
+    "body": ["REMOVED"],
+    "call": [
+        *("PASSTHROUGH", "Call", "Caller", "Deadline", "Limits", "Target", "Targets"),
+        *("Timeouts", "leaves"),
+    ],
+    "chain": ["Next", "Plugin", "compose"],
+    "dialect": ["OPENAI", "Dialect", "Translation"],
+    "errors": [
+        *("BadRequest", "CallError", "ConfigError", "Forbidden", "HeadraceError"),
+        *("MethodNotAllowed", "NotFound", "Overloaded", "RateLimited", "TimedOut"),
+        *("Unauthorized", "UpstreamError"),
+    ],
+    "exchange": ["exchange", "read_all"],
+    "forwarder": ["Forwarder", "Found"],
+    "framing": ["NDJSON", "SSE", "Frame", "sse"],
+    "gateway": ["Gateway"],
+    "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
+    "record": ["Attempt", "Observer", "Record", "Usage"],
+    "reply": ["Event", "Reply", "until_closed"],
+    "store": ["Store"],
+    "transport": ["Request", "Response", "Transport"],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NDJSON",
+    "OPENAI",
+    "PASSTHROUGH",
+    "REMOVED",
+    "SSE",
+    "Attempt",
+    "BadRequest",
+    "Call",
+    "CallError",
+    "Caller",
+    "ConfigError",
+    "Count",
+    "Deadline",
+    "Dialect",
+    "Duration",
+    "Event",
+    "Forbidden",
+    "Forwarder",
+    "Found",
+    "Frame",
+    "Gateway",
+    "HeadraceError",
+    "Limits",
+    "MethodNotAllowed",
+    "Next",
+    "NotFound",
+    "Observer",
+    "Overloaded",
+    "Plugin",
+    "Rate",
+    "RateLimited",
+    "Record",
+    "Reply",
+    "Request",
+    "Response",
+    "Secret",
+    "Sha256",
+    "Size",
+    "Store",
+    "Target",
+    "Targets",
+    "TimedOut",
+    "Timeouts",
+    "Translation",
+    "Transport",
+    "Unauthorized",
+    "UpstreamError",
+    "Usage",
+    "__version__",
+    "compose",
+    "exchange",
+    "leaves",
+    "read_all",
+    "sha256",
+    "sse",
+    "until_closed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    value = getattr(import_module(f"headrace.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
