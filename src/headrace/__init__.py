@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from headrace.call import PASSTHROUGH, Call, Caller, Deadline, Limits, Target, Targets
     from headrace.call import Timeouts, leaves
     from headrace.chain import Next, Plugin, compose
+    from headrace.credentials import bearer
     from headrace.dialect import OPENAI, Dialect, Translation
     from headrace.errors import (
         BadRequest,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.record import Attempt, Observer, Record, Usage
     from headrace.reply import Event, Reply, until_closed
+    from headrace.registry import translation
     from headrace.store import Store
     from headrace.transport import Request, Response, Transport
 
@@ -48,6 +50,7 @@ _HOMES = {
         *("Timeouts", "leaves"),
     ],
     "chain": ["Next", "Plugin", "compose"],
+    "credentials": ["bearer"],
     "dialect": ["OPENAI", "Dialect", "Translation"],
     "errors": [
         *("BadRequest", "CallError", "ConfigError", "Forbidden", "HeadraceError"),
@@ -61,6 +64,7 @@ _HOMES = {
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "record": ["Attempt", "Observer", "Record", "Usage"],
     "reply": ["Event", "Reply", "until_closed"],
+    "registry": ["translation"],
     "store": ["Store"],
     "transport": ["Request", "Response", "Transport"],
 }
@@ -116,12 +120,14 @@ __all__ = [
     "UpstreamError",
     "Usage",
     "__version__",
+    "bearer",
     "compose",
     "exchange",
     "leaves",
     "read_all",
     "sha256",
     "sse",
+    "translation",
     "until_closed",
 ]
 

@@ -127,12 +127,12 @@ async def _rest(
             yield event
         while not reading.over:
             async with asyncio.timeout_at(call.deadline.at):
-                event = await anext(events, None)
-            if event is None:
+                following = await anext(events, None)
+            if following is None:
                 break
-            reading.note(event)
-            if reading.passes(event):
-                yield event
+            reading.note(following)
+            if reading.passes(following):
+                yield following
         for event in reading.complete():
             yield event
         attempt.end("ok")

@@ -136,7 +136,7 @@ class Reply:
             await shielded(self._close(error))
 
     async def _close(self, error: BaseException | None) -> None:
-        steps = [_ending(source) for source in self._sources]
+        steps: list[Awaitable[None]] = [_ending(source) for source in self._sources]
         steps += [closer(error) for closer in self._closers]
         for step in steps:
             try:

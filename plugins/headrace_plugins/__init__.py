@@ -1,0 +1,1 @@
+"""The plugins, forwarders, dialects and observers that come with Headrace."""

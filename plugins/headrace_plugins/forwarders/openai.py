@@ -1,0 +1,112 @@
+"""Any server that speaks OpenAI's API over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import orjson
+
+from headrace import (
+    PASSTHROUGH,
+    Call,
+    Found,
+    Reply,
+    Request,
+    Secret,
+    Transport,
+    UpstreamError,
+    exchange,
+    read_all,
+)
+
+_LISTING_SIZE = 4_000_000
+
+# Services whose own documentation gives an OpenAI-compatible base URL, by the variable that their
+# own clients read the key from.
+_SERVICES = {
+    "OPENAI_API_KEY": ("openai", "https://api.openai.com/v1"),
+    "ANTHROPIC_API_KEY": ("anthropic", "https://api.anthropic.com/v1"),
+    "GEMINI_API_KEY": ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai"),
+    "GROQ_API_KEY": ("groq", "https://api.groq.com/openai/v1"),
+    "MISTRAL_API_KEY": ("mistral", "https://api.mistral.ai/v1"),
+    "DEEPSEEK_API_KEY": ("deepseek", "https://api.deepseek.com/v1"),
+    "OPENROUTER_API_KEY": ("openrouter", "https://openrouter.ai/api/v1"),
+    "TOGETHER_API_KEY": ("together", "https://api.together.xyz/v1"),
+    "XAI_API_KEY": ("xai", "https://api.x.ai/v1"),
+    "HF_TOKEN": ("huggingface", "https://router.huggingface.co/v1"),
+}
+
+
+@dataclass(kw_only=True)
+class OpenAI:
+    """Ask a server that speaks OpenAI's API: OpenAI itself, vLLM, llama.cpp, LM Studio, and others.
+
+    Bodies go through byte for byte but for what plugins change.
+    """
+
+    base_url: str = "https://api.openai.com/v1"
+    """Where its API begins; most often this ends in `/v1`."""
+    api_key: Secret | None = None
+    """Sent as `Authorization: Bearer`, to this server alone."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every request, such as `OpenAI-Organization`."""
+    transport: Transport = field(default_factory=Transport.of_server)
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("base_url must begin with http:// or https://")
+        self.base_url = self.base_url.rstrip("/")
+
+    async def __call__(self, call: Call) -> Reply:
+        """Send the call to the path of its operation, or to the client's own path."""
+        return await exchange(
+            call,
+            self.transport,
+            base_url=self.base_url,
+            path=self._path(call),
+            headers=self._own_headers(),
+        )
+
+    async def models(self) -> list[str]:
+        """The ids of `GET /models`."""
+        request = Request(
+            method="GET",
+            url=f"{self.base_url}/models",
+            headers=tuple({"accept": "application/json", **self._own_headers()}.items()),
+            body=b"",
+        )
+        response = await self.transport.send(request, connect=2, idle=2)
+        try:
+            body = await read_all(response, _LISTING_SIZE)
+        finally:
+            await response.aclose()
+        if response.status != 200:
+            raise UpstreamError.refused(response.status, body)
+        try:
+            return [str(model["id"]) for model in orjson.loads(body)["data"]]
+        except (ValueError, KeyError, TypeError):
+            raise UpstreamError("its list of models is none", code="upstream_invalid") from None
+
+    @classmethod
+    async def find(cls, environ: Mapping[str, str]) -> list[Found]:
+        """The services whose key is in the environment, OpenAI first."""
+        found = []
+        for rank, (variable, (name, base_url)) in enumerate(_SERVICES.items(), 10):
+            if not environ.get(variable):
+                continue
+            if name == "openai":
+                base_url = environ.get("OPENAI_BASE_URL") or base_url
+            options = {"base_url": base_url, "api_key": f"${{{variable}}}"}
+            found.append(Found(name=name, says=f"{variable} is set", options=options, rank=rank))
+        return found
+
+    def _path(self, call: Call) -> str:
+        if call.operation != PASSTHROUGH:
+            return call.dialect.path(call.operation)
+        # A client's /v1/files is this server's {base_url}/files where the base URL has the version.
+        return call.path.removeprefix("/v1") if call.path.startswith("/v1/") else call.path
+
+    def _own_headers(self) -> dict[str, str]:
+        key = {"authorization": f"Bearer {self.api_key.reveal()}"} if self.api_key else {}
+        return {**key, **{name.lower(): value for name, value in self.headers.items()}}

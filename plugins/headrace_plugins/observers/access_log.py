@@ -1,0 +1,78 @@
+"""One line of JSON for each request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from headrace import Record
+
+logger = logging.getLogger("headrace.access")
+
+
+@dataclass(kw_only=True)
+class AccessLog:
+    """Write one line of JSON for each request: who asked what, who answered, how it went.
+
+    Lines go to the logger `headrace.access` at INFO; `headrace serve` writes it to standard output.
+    Never bodies, headers or keys. Times are seconds; what is not known is left out.
+    """
+
+    def __call__(self, record: Record) -> None:
+        """Write the line of a closed record."""
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(orjson.dumps(_present(line(record))).decode())
+
+
+def line(record: Record) -> dict[str, Any]:
+    """The members of a line, in the order in which a person reads them."""
+    usage = record.usage
+    return {
+        "time": record.began.isoformat(timespec="milliseconds"),
+        "id": record.id,
+        "client": record.client,
+        "caller": record.caller.name if record.caller else None,
+        "method": record.method,
+        "path": record.path,
+        "operation": record.operation,
+        "asked": record.asked,
+        "route": record.route,
+        "upstream": record.answered.target.upstream if record.answered else None,
+        "model": record.answered.model if record.answered else None,
+        "instead": record.instead or None,
+        "stream": record.stream,
+        "status": record.status,
+        "outcome": record.outcome,
+        "code": record.code,
+        "said": record.said,
+        "attempts": [
+            _present(
+                {
+                    "upstream": attempt.target.upstream,
+                    "model": attempt.model,
+                    "status": attempt.status,
+                    "outcome": attempt.outcome,
+                    "code": attempt.error.code if attempt.error else None,
+                    "first_output": _since(attempt.started, attempt.first_output),
+                    "seconds": _since(attempt.started, attempt.ended),
+                }
+            )
+            for attempt in record.attempts
+        ],
+        "tokens": _present(asdict(usage)) if usage else None,
+        "first_byte": _since(record.started, record.first_byte),
+        "overhead": round(record.overhead, 6) if record.overhead is not None else None,
+        "seconds": _since(record.started, record.ended),
+    }
+
+
+def _since(start: float, end: float | None) -> float | None:
+    return None if end is None else round(end - start, 6)
+
+
+def _present(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}

@@ -1,0 +1,48 @@
+"""Ask the same target again when it may do better a moment later."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from headrace import Call, Duration, Next, Reply, UpstreamError
+
+
+@dataclass(kw_only=True)
+class Retry:
+    """Ask the same target again when it may do better a moment later.
+
+    The wait doubles from one time to the next, and a random part of it is taken ("full jitter",
+    aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter), so that clients do not come
+    back all at once. What the upstream asks for in `Retry-After` is waited for in any case; where
+    that is more than `longest`, or than the call has left, the failure stands.
+    """
+
+    attempts: int = 3
+    """How often a target is asked at most, the first time included."""
+    wait: Duration = field(default_factory=lambda: Duration(0.2))
+    """The longest wait before the second time; it doubles from there."""
+    longest: Duration = field(default_factory=lambda: Duration(10))
+    """No wait is longer than this."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, found {self.attempts}")
+
+    async def __call__(self, call: Call, call_next: Next) -> Reply:
+        """Ask until it answers, or until asking again is of no use."""
+        for made in range(1, self.attempts):
+            try:
+                return await call_next(call)
+            except UpstreamError as error:
+                wait = self._wait(made, error)
+                if not error.again or wait > min(self.longest, call.deadline.left()):
+                    raise
+            await asyncio.sleep(wait)
+        return await call_next(call)
+
+    def _wait(self, made: int, error: UpstreamError) -> float:
+        """Seconds to wait after `made` tries."""
+        drawn = random.uniform(0, min(self.longest, self.wait * 2 ** (made - 1)))
+        return max(drawn, error.retry_after or 0)

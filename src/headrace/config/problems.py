@@ -1,0 +1,182 @@
+"""What is wrong with a configuration, where it stands, and how that is shown.
+
+A problem prints as the compilers taught us: `file:line:column: what to do`, then the line with a
+caret below. A printed line shows no secret, whatever the file says.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+COLUMNS = 100
+"""How wide a source line may be printed; a longer one is cut around the caret."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stretch of one line of a file; line and column count characters from 1."""
+
+    file: str
+    line: int
+    column: int
+    width: int = 1
+    source: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that has to be changed before the configuration can be served."""
+
+    place: Place | None
+    message: str
+
+    def __str__(self) -> str:
+        if self.place is None:
+            return _visible(self.message)
+        return "\n".join([_visible(f"{self.place}: {self.message}"), *_snippet(self.place)])
+
+    def github(self) -> str:
+        """The problem as a workflow command, which GitHub shows at the line of a pull request.
+
+        docs.github.com/actions/reference/workflow-commands-for-github-actions; the escapes are
+        those of actions/toolkit, packages/core/src/command.ts.
+        """
+        message = _escaped(self.message)
+        if self.place is None:
+            return f"::error::{message}"
+        file = _escaped(self.place.file).replace(":", "%3A").replace(",", "%2C")
+        return f"::error file={file},line={self.place.line},col={self.place.column}::{message}"
+
+
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: the candidate most like it, if one is."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    close = get_close_matches(word[:100].lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def looks_secret(key: str) -> bool:
+    """Whether the value of an option of this name is better not shown."""
+    return _SECRET.search(key) is not None
+
+
+def mask(line: str) -> str:
+    """A line of YAML with `*` for each character of what looks like a secret.
+
+    It reads the line alone, for lines that no parser understands; what it cannot tell it hides.
+    """
+    done: list[str] = []
+    at = depth = 0
+    for colon in re.finditer(":", line):
+        if colon.start() < at:
+            continue
+        key = _KEY.search(line[max(at, colon.start() - 64) : colon.start()])
+        depth += _opened(line[at : colon.end()])
+        done.append(line[at : colon.end()])
+        at = colon.end()
+        if key and looks_secret(key[0]):
+            value = (_FLOW_VALUE if depth > 0 else _BLOCK_VALUE).match(line, at)
+            if value:
+                done.append(value[1] + cover(value[2]))
+                at = value.end()
+    line = "".join(done) + line[at:]
+    for bare in _BARE:
+        line = bare.sub(lambda match: match[1] + cover(match[2]), line)
+    return line
+
+
+def cover(text: str) -> str:
+    """`*` for each character, but for line ends and the names in `${…}`."""
+    return _KEPT.sub(lambda part: part[1] or "*", text)
+
+
+_SECRET = re.compile(
+    r"secret|passw(or)?d|passphrase|pwd|authorization|credential|bearer|cookie|signature|dsn"
+    r"|(api|access|auth|private)[-_]?key|keys?[-_]?\d*$|token[-_]?\d*$",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"[\w.-]+(?=[\"']?\s*$)")
+_QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|\[[^\]]*\]?"
+_FLOW_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{,\]}}#][^,\]}}]*)")
+_BLOCK_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{#](?:(?!\s#).)*)")
+_BARE = (
+    re.compile(r"(://[^\s\"'/@:]{0,256}:)([^\s\"']{1,256})(?=@)"),  # redis://user:password@host
+    re.compile(r"(://)([^\s\"'/@:]{1,256})(?=@)"),  # https://token@host
+    re.compile(r"(?i)([?&][\w-]{0,40}(?:key|token|secret|sig|password)=)([^&\s\"']+)"),
+    re.compile(r"(?i)(\b(?:bearer|basic)\s)([^\s\"',}\]]+)"),
+    re.compile(r"()(\bsk-[\w-]{8,})"),
+)
+_KEPT = re.compile(r"(\$\{(?:file:[^}]*|[A-Za-z_]\w*(?::[-+])?)|\}|[\r\n])|.", re.DOTALL)
+
+
+def _opened(text: str) -> int:
+    """How many more flow collections `text` opens than it closes."""
+    return text.count("{") + text.count("[") - text.count("}") - text.count("]")
+
+
+def _snippet(place: Place) -> list[str]:
+    """The line of `place` with its number, and the caret below; nothing for an empty line."""
+    if not place.source.strip():
+        return []
+    first = max(0, place.column - 1 - COLUMNS)
+    caret = place.column - 1 - first
+    cells = [_visible(char) for char in mask(place.source)[first : place.column + COLUMNS]]
+    widths = [_columns(cell) for cell in cells]
+    left, right = _window(widths, caret)
+    before = "…" if first + left > 0 else ""
+    after = "…" if first + right < len(place.source) else ""
+    indent = len(before) + sum(widths[left:caret])
+    carets = max(1, sum(widths[caret : min(right, caret + place.width)]))
+    number = str(place.line)
+    return [
+        f"  {number} | {before}{''.join(cells[left:right])}{after}",
+        f"  {' ' * len(number)} | {' ' * indent}{'^' * carets}",
+    ]
+
+
+def _window(widths: list[int], caret: int) -> tuple[int, int]:
+    """Which cells around the caret fit: two fifths before it, the rest after it."""
+    room = COLUMNS - len("……")
+    left = right = min(caret, len(widths))
+    while left > 0 and sum(widths[left - 1 : right]) <= room * 2 // 5:
+        left -= 1
+    while right < len(widths) and sum(widths[left : right + 1]) <= room:
+        right += 1
+    while left > 0 and sum(widths[left - 1 : right]) <= room:
+        left -= 1
+    return left, right
+
+
+def _visible(text: str) -> str:
+    """`text` as any terminal shows it: no control characters, nothing that turns the direction."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "    " if char == "\t" else _code(char)
+        for char in text
+    )
+
+
+def _code(char: str) -> str:
+    """A character as its escape: `\\x1b`, `\\u202e`."""
+    return char.encode("unicode_escape").decode()
+
+
+def _columns(text: str) -> int:
+    """How many columns a terminal gives to `text` (Unicode's UAX 11)."""
+    return sum(
+        0 if unicodedata.category(char) in ("Mn", "Me")
+        else 2 if unicodedata.east_asian_width(char) in "WF"
+        else 1
+        for char in text
+    )  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    """`text` as GitHub wants the text of a command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,235 @@
+"""From the model a client asks for to the route that answers it.
+
+An exact route wins over a pattern, a longer pattern over a shorter one, any of these over
+`upstream/model`, and that over `"*"`. A route whose key begins with a slash is a path; it is passed
+through, unless a dialect serves that path and the route is a mere pattern.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from headrace.attempts import Upstream
+from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
+from headrace.chain import Next, Plugin, compose
+from headrace.dialect import Dialect
+from headrace.errors import CallError, MethodNotAllowed, NotFound, Overloaded
+from headrace.reply import Reply
+
+logger = logging.getLogger("headrace")
+
+_METHODS = ("GET", "POST")
+_ASKED_EVERY = 60.0
+_ASKED_FOR = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A key of `routes`, who may answer it, and through which plugins."""
+
+    key: str
+    targets: Targets
+    chain: tuple[Plugin, ...] = ()
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the key is a path instead of a model's name."""
+        return self.key.startswith("/")
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the key has a `*`."""
+        return "*" in self.key
+
+
+class Routes:
+    """All routes, looked up by their rules. `upstreams` are the names of those that may answer."""
+
+    def __init__(self, routes: Iterable[Route], upstreams: Iterable[str]) -> None:
+        routes = tuple(routes)
+        self.exact = {route.key: route for route in routes if not route.is_pattern}
+        self._upstreams = {
+            name: Route(key=f"{name}/*", targets=(Target(name),)) for name in upstreams
+        }
+        patterns = [route for route in routes if route.is_pattern]
+        patterns.sort(key=lambda route: len(route.key), reverse=True)
+        self._models = [(_glob(r.key), r) for r in patterns if not r.is_path and r.key != "*"]
+        self._paths = [(_glob(r.key), r) for r in patterns if r.is_path]
+        self._any = next((route for route in patterns if route.key == "*"), None)
+
+    def for_model(self, model: str) -> Route | None:
+        """The route for a model's name; its targets name the model where the key gives it."""
+        if not model.startswith("/") and (route := self.exact.get(model)):
+            return route
+        if route := _match(self._models, model):
+            return route
+        upstream, slash, rest = model.partition("/")
+        if slash and rest and (route := self._upstreams.get(upstream)):
+            return Route(key=route.key, targets=(Target(upstream, rest),))
+        return self._any
+
+    def for_path(self, path: str) -> Route | None:
+        """The route for a path, exact or by pattern."""
+        return self.exact_path(path) or _match(self._paths, path)
+
+    def exact_path(self, path: str) -> Route | None:
+        """The route whose key is this very path."""
+        return self.exact.get(path) if path.startswith("/") else None
+
+
+class Router:
+    """Finds the route of a call and sends it there; answers for the list of models itself."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        upstreams: Mapping[str, Upstream],
+        attempts: Next,
+        *,
+        dialects: Iterable[Dialect],
+        listings: Mapping[str, Callable[[], Awaitable[list[str]]]] | None = None,
+    ) -> None:
+        self.routes = Routes(routes, upstreams)
+        self._upstreams = upstreams
+        self._attempts = attempts
+        self._dialects = tuple(dialects)
+        self._catalogue = Catalogue(self.routes, upstreams, listings or {})
+
+    async def __call__(self, call: Call) -> Reply:
+        """Answer a call through its route. Raises `NotFound` where there is none."""
+        if route := self.routes.exact_path(call.path):
+            return await self._pass_through(call, route)
+        if call.operation == "models":
+            return await self._models(call)
+        if call.operation == PASSTHROUGH:
+            if route := self.routes.for_path(call.path):
+                return await self._pass_through(call, route)
+            raise self._no_path(call)
+        asked = call.dialect.asked(call)
+        call.record.asked = asked
+        route = self.routes.for_model(asked)
+        if route is None:
+            raise await self._no_model(asked)
+        named = next((target.model for target in leaves(route.targets)), None)
+        call.record.instead = route.is_pattern and named not in (None, asked.partition("/")[2])
+        return await self._along(call, route)
+
+    async def _pass_through(self, call: Call, route: Route) -> Reply:
+        return await self._along(call.replace(operation=PASSTHROUGH), route)
+
+    async def _along(self, call: Call, route: Route) -> Reply:
+        call.record.route = route.key
+        call.record.operation = call.operation
+        if not route.targets:
+            raise Overloaded(
+                f"every upstream of {route.key!r} is disabled in this gateway's configuration",
+                code="no_upstream_enabled",
+            )
+        totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(route.targets)]
+        routed = call.replace(targets=route.targets, deadline=Deadline.after(max(totals)))
+        return await compose(route.chain, self._attempts)(routed)
+
+    async def _models(self, call: Call) -> Reply:
+        _, _, asked = call.path.removeprefix("/v1").removeprefix("/models").partition("/")
+        listed = await self._catalogue.listed()
+        if not asked.strip("/"):
+            entries = [_entry(name, owner) for name, owner in listed.items()]
+            return Reply.plain({"object": "list", "data": entries})
+        route = self.routes.for_model(asked)
+        if asked not in listed and (route is None or not route.targets):
+            raise await self._no_model(asked)
+        owner = listed.get(asked) or next(leaves(route.targets)).upstream  # type: ignore[union-attr]
+        return Reply.plain(_entry(asked, owner))
+
+    async def _no_model(self, asked: str) -> NotFound:
+        listed = list(await self._catalogue.listed())
+        folded = {name.casefold(): name for name in listed}
+        near = difflib.get_close_matches(asked.casefold(), folded, n=5, cutoff=0.4) or folded
+        known = ", ".join(folded[name] for name in list(near)[:5])
+        hint = f"did you mean one of: {known}?" if known else "no model is configured here"
+        return NotFound(
+            f"the model {asked!r} does not exist here; {hint} GET /v1/models lists all",
+            code="model_not_found",
+            param="model",
+        )
+
+    def _no_path(self, call: Call) -> CallError:
+        for dialect in self._dialects:
+            allowed = [method for method in _METHODS if dialect.operation(method, call.path)]
+            if allowed:
+                return MethodNotAllowed(
+                    f"{call.path} takes {' and '.join(allowed)}, not {call.method}",
+                    code="method_not_allowed",
+                    headers={"allow": ", ".join(allowed)},
+                )
+        return NotFound(
+            f"nothing is served at {call.method} {call.path}; chat completions are at "
+            "POST /v1/chat/completions, and a route such as '/v1/files*' passes other paths on",
+            code="unknown_url",
+        )
+
+
+class Catalogue:
+    """The models that can be asked for by name: routes, and what upstreams list.
+
+    An upstream that declares no models is asked for them, at most once a minute, for two seconds.
+    """
+
+    def __init__(
+        self,
+        routes: Routes,
+        upstreams: Mapping[str, Upstream],
+        listings: Mapping[str, Callable[[], Awaitable[list[str]]]],
+    ) -> None:
+        self._routes = routes
+        self._upstreams = upstreams
+        self._listings = listings
+        self._asked: dict[str, tuple[float, list[str]]] = {}
+
+    async def listed(self) -> dict[str, str]:
+        """Every model's id, and the upstream that answers it first."""
+        found = {
+            key: next(leaves(route.targets)).upstream
+            for key, route in self._routes.exact.items()
+            if route.targets and not route.is_path
+        }
+        offers = await asyncio.gather(*map(self._offers, self._upstreams.values()))
+        for upstream, models in zip(self._upstreams, offers, strict=True):
+            found |= {f"{upstream}/{model}": upstream for model in models}
+        return found
+
+    async def _offers(self, upstream: Upstream) -> list[str]:
+        if upstream.models or upstream.name not in self._listings:
+            return list(upstream.models)
+        now = asyncio.get_running_loop().time()
+        asked, models = self._asked.get(upstream.name, (-_ASKED_EVERY, []))
+        if now - asked >= _ASKED_EVERY:
+            self._asked[upstream.name] = (now, models)
+            try:
+                async with asyncio.timeout(_ASKED_FOR):
+                    models = await self._listings[upstream.name]()
+            except (CallError, TimeoutError) as error:
+                logger.warning("upstream %s does not list its models: %s", upstream.name, error)
+            self._asked[upstream.name] = (now, models)
+        return models
+
+
+_STARTED = int(time.time())
+
+
+def _entry(name: str, owner: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": owner}
+
+
+def _glob(key: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, key.split("*"))), re.DOTALL)
+
+
+def _match(patterns: list[tuple[re.Pattern[str], Route]], text: str) -> Route | None:
+    return next((route for pattern, route in patterns if pattern.fullmatch(text)), None)

@@ -1,0 +1,23 @@
+"""The fixtures of every test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from headrace.testing.clock import BACKEND, Clock
+from headrace.testing.clock import clock as running_clock
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, Mapping[str, Any]]:
+    """Every asynchronous test runs on an asyncio loop whose clock can be turned."""
+    return BACKEND
+
+
+@pytest.fixture
+async def clock() -> Clock:
+    """The clock of the test's event loop."""
+    return running_clock()
