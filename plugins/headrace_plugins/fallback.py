@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from headrace import Call, Next, Reply, UpstreamError
 
@@ -15,6 +16,8 @@ class Fallback:
     not asked again; what an upstream refuses for its own reasons (its key, its limits, its state)
     is asked elsewhere.
     """
+
+    divides: ClassVar = True
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Go through the targets until one answers; the last one's failure is the client's."""

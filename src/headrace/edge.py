@@ -22,8 +22,8 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.call import PASSTHROUGH, Call, Caller, Deadline
 from headrace.chain import Next
 from headrace.dialect import OPENAI, Dialect
-from headrace.errors import BadRequest, CallError, Loop, Overloaded, TooLarge, UpstreamError
-from headrace.errors import UnsupportedMedia as Unsupported
+from headrace.errors import BadRequest, CallError, Loop, Overloaded, TooLarge
+from headrace.errors import Unauthorized, UnsupportedMedia, UpstreamError
 from headrace.record import Observer, Record
 from headrace.reply import Reply
 
@@ -190,8 +190,7 @@ class _Exchange:
             raise BadRequest(
                 f"the request's body did not arrive within {bounds.read:g} s", code="body_timeout"
             ) from None
-        host_caller = self._edge.caller(self._scope) if self._edge.caller else None
-        record.caller = host_caller
+        record.caller = self._host_caller()
         marked = [(k, v) for k, v in self._headers.raw if k != b"cdn-loop"]
         marked.append((b"cdn-loop", f"{passed}, {self._edge.name}".lstrip(", ").encode("latin-1")))
         return Call(
@@ -203,10 +202,18 @@ class _Exchange:
             body=body,
             dialect=self._dialect,
             operation=operation,
-            caller=host_caller,
+            caller=record.caller,
             deadline=Deadline.after(bounds.total),
             record=record,
         )
+
+    def _host_caller(self) -> Caller | None:
+        if self._edge.caller is None:
+            return None
+        found = self._edge.caller(self._scope)
+        if found is None:
+            raise Unauthorized("the application around this gateway does not know who asks")
+        return found
 
     def _operation(self) -> str:
         for dialect in self._edge.dialects:
@@ -391,7 +398,7 @@ def _check_head(scope: Scope, headers: Headers, path: str, bounds: Bounds) -> No
     if len(headers.getlist("host")) > 1:
         raise BadRequest("the request names two hosts", code="invalid_host")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise Unsupported(
+        raise UnsupportedMedia(
             "the body is compressed; send it without content-encoding", code="content_encoding"
         )
     length = headers.get("content-length", "0")
@@ -403,7 +410,7 @@ def _check_media(headers: Headers) -> None:
     """A browser asks before it sends JSON to another site, so nothing else is taken as JSON."""
     media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media != "application/json" and not media.endswith("+json"):
-        raise Unsupported(
+        raise UnsupportedMedia(
             f"the body must be JSON with content-type: application/json, found {media[:80]!r}",
             code="content_type",
         )

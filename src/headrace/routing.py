@@ -120,6 +120,10 @@ class Router:
         call.record.instead = route.is_pattern and named not in (None, asked.partition("/")[2])
         return await self._along(call, route)
 
+    async def listed(self) -> dict[str, str]:
+        """Every model that can be asked for by name, and the upstream that answers it first."""
+        return await self._catalogue.listed()
+
     async def _pass_through(self, call: Call, route: Route) -> Reply:
         return await self._along(call.replace(operation=PASSTHROUGH), route)
 
@@ -137,7 +141,7 @@ class Router:
 
     async def _models(self, call: Call) -> Reply:
         _, _, asked = call.path.removeprefix("/v1").removeprefix("/models").partition("/")
-        listed = await self._catalogue.listed()
+        listed = await self.listed()
         if not asked.strip("/"):
             entries = [_entry(name, owner) for name, owner in listed.items()]
             return Reply.plain({"object": "list", "data": entries})
@@ -148,7 +152,7 @@ class Router:
         return Reply.plain(_entry(asked, owner))
 
     async def _no_model(self, asked: str) -> NotFound:
-        listed = list(await self._catalogue.listed())
+        listed = list(await self.listed())
         folded = {name.casefold(): name for name in listed}
         near = difflib.get_close_matches(asked.casefold(), folded, n=5, cutoff=0.4) or folded
         known = ", ".join(folded[name] for name in list(near)[:5])

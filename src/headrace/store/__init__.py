@@ -1,21 +1,24 @@
 """What workers and replicas share: the contract that memory and Redis keep.
 
-Keys are text, values bytes. Everything is bounded: each value has a time to live, each store a
-size. What must happen as a whole is a step.
+Keys are text, values bytes. Everything is bounded: what is kept has a time to live, each store a
+size. What must happen as a whole is a step. Values, numbers and leases do not meet: the same key
+may stand for one of each. Times to live are in seconds; what has none left is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
+
+from headrace.errors import HeadraceError
 
 being_built: ContextVar[Store] = ContextVar("store_of_server")
 """The store of the gateway whose parts are being made; set by whoever builds it."""
 
-Value = dict[str, float]
+Value: TypeAlias = Mapping[str, float]
 """What a step keeps under its key: named numbers, so that Redis can hold them as a hash."""
 
 
@@ -25,7 +28,13 @@ class Step:
 
     `run(value, now, arguments)` gets what is there (empty at first), the store's own clock in
     seconds, and `arguments`; it returns the new value (None removes it) and an answer of numbers.
-    It is pure and fast. `lua` does the same where the store is Redis. `ttl` is in seconds.
+    It is pure and fast. `lua` is the body of the same function for where the store is Redis:
+
+        if (value.taken or 0) >= arguments[1] then return value, {0} end
+        return {taken = (value.taken or 0) + 1}, {1}
+
+    What is decided together lives under one key: the buckets of a caller are numbers of one value.
+    `ttl` counts from the last time the step wrote.
     """
 
     key: str
@@ -35,12 +44,12 @@ class Step:
     ttl: float
 
 
-class Full(Exception):
+class Full(HeadraceError):
     """A lease is not to be had: all its slots are taken."""
 
 
 class Store(Protocol):
-    """Keeps what is shared. An async context manager; every method is safe to cancel."""
+    """Keeps what is shared; a store inherits from this. Every method is safe to cancel."""
 
     @staticmethod
     def of_server() -> Store:
@@ -55,19 +64,23 @@ class Store(Protocol):
         """The value, if it is there and its time is not over."""
 
     async def set(self, key: str, value: bytes, *, ttl: float) -> bool:
-        """Keep a value for `ttl` seconds; False where it is larger than the store takes."""
+        """Keep a value; False, and nothing changes, where it is larger than the store takes."""
 
     async def delete(self, key: str) -> bool:
         """Forget a value; whether there was one."""
 
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
-        """Run all steps as one, each seeing what those before it wrote; their answers."""
+        """Run all steps as one, each seeing what those before it wrote; their answers.
 
-    def lease(self, key: str, slots: int, *, ttl: float) -> AbstractAsyncContextManager[Any]:
+        When one of them fails, none has happened.
+        """
+
+    def lease(self, key: str, slots: int, *, ttl: float) -> AbstractAsyncContextManager[None]:
         """Hold one of `slots` under `key`; raises `Full` where none is free.
 
-        It is given back on every way out; `ttl` seconds are the backstop if the process dies.
+        It is given back on every way out, once; `ttl` is the backstop if the process dies, so it
+        is longer than anything that is held.
         """
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Let go of connections. Twice is fine."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -69,3 +70,14 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection."""
+
+
+def best() -> Transport:
+    """A new transport: aiohttp where it is installed (`headrace[standard]`), else httpx2."""
+    if find_spec("aiohttp"):
+        from headrace.transport.aiohttp import Aiohttp
+
+        return Aiohttp()
+    from headrace.transport.httpx2 import Httpx2
+
+    return Httpx2()

@@ -1,0 +1,106 @@
+"""What can be written in the sections of `gateway.yaml`; each field is an option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from headrace.call import Timeouts
+from headrace.options import Duration, Size
+
+
+@dataclass(kw_only=True)
+class TimeoutOptions:
+    """How long to wait for an upstream."""
+
+    connect: Duration | None = None
+    """For a connection."""
+    first_event: Duration | None = None
+    """For the first output of a stream; a plain answer may take until `total`."""
+    idle: Duration | None = None
+    """Between two reads of an answer."""
+    total: Duration | None = None
+    """For the whole call, all attempts and the last byte included."""
+
+    def over(self, timeouts: Timeouts) -> Timeouts:
+        """`timeouts` with what is written here in their place."""
+        written = {name: float(value) for name, value in vars(self).items() if value is not None}
+        return Timeouts(**{**vars(timeouts), **written})
+
+
+@dataclass(kw_only=True)
+class Server:
+    """The gateway itself."""
+
+    name: str | None = None
+    """Marks calls that passed here, so that a loop of gateways is seen; replicas may share it."""
+    host: str = "127.0.0.1"
+    """The address `headrace serve` listens on; `--host` and `HOST` come first."""
+    port: int = 8080
+    """The port `headrace serve` listens on; `--port` and `PORT` come first."""
+    auth: Literal["none"] | None = None
+    """`none` lets everybody in; without it, some plugin in `chain` must authenticate."""
+    max_body: Size = field(default_factory=lambda: Size(32_000_000))
+    """The largest request body."""
+    max_event: Size = field(default_factory=lambda: Size(16 * 1024 * 1024))
+    """The largest event of an upstream's stream."""
+    max_answer: Size = field(default_factory=lambda: Size(100_000_000))
+    """The largest plain answer of an upstream."""
+    attempts: int = 3
+    """How many attempts one call may make, retries and other targets included."""
+    store: Any = "memory://"
+    """What workers and replicas share: a URL, or a store's name with options."""
+    timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
+    """Every upstream's defaults."""
+    body_timeout: Duration = field(default_factory=lambda: Duration(30))
+    """How long a request's body may take to arrive."""
+    write_stall: Duration = field(default_factory=lambda: Duration(60))
+    """How long a client may read nothing before its call is cut."""
+    shutdown_delay: Duration = field(default_factory=lambda: Duration(0))
+    """How long to go on accepting after a signal to stop, while readiness already says no."""
+    drain: Duration = field(default_factory=lambda: Duration(30))
+    """How long calls under way may go on after that, before they are cut with an error."""
+    middleware: list[Any] = field(default_factory=list)
+    """ASGI middleware by import path (`package.module:Class`), outermost first."""
+    observers: list[Any] = field(default_factory=lambda: ["access_log"])
+    """Who is told of every call, refused ones too."""
+    chain: Any = field(default_factory=list)
+    """Plugins that every call passes before its route is looked up."""
+
+
+@dataclass(kw_only=True)
+class UpstreamOptions:
+    """A server that can answer."""
+
+    forwarder: Any
+    """Who speaks with it: a forwarder's name, or its name with options."""
+    enabled: bool | None = True
+    """A disabled upstream is skipped wherever it is a target."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """What is true of it, such as its region."""
+    models: list[str] | dict[str, str] = field(default_factory=list)
+    """Its models; as a mapping, what each is called there."""
+    plugins: Any = field(default_factory=list)
+    """For calls to this upstream, around each of its attempts."""
+    timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
+    """Where they differ from the server's."""
+    ask_usage: bool = True
+    """Whether a stream is asked for its token counts when the client did not ask."""
+
+
+@dataclass(kw_only=True)
+class RouteOptions:
+    """Who answers the model, or the path, that a route is named after."""
+
+    targets: Any
+    """`upstream`, `upstream/model`, or a list; a list inside the list is a group."""
+    chain: Any = field(default_factory=list)
+    """How they are tried: a chain's name, or a list of plugins."""
+
+
+SECTIONS = {
+    "server": "the gateway itself",
+    "upstreams": "servers that can answer, by name",
+    "chains": "plugins in order, by name",
+    "routes": "the model asked for, or a path, to who answers it",
+}

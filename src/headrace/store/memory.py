@@ -1,0 +1,148 @@
+"""A store in this process's own memory: for one worker, and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from sys import getsizeof
+from typing import Generic, NamedTuple, TypeVar
+
+from headrace.store import Full, Step, Store, Value
+
+Kept = TypeVar("Kept")
+
+
+@dataclass(kw_only=True, eq=False)
+class Memory(Store):
+    """Keep what is shared in this process; other workers and replicas do not see it."""
+
+    entries: int = 100_000
+    """How many values, and how many steps' numbers; the least recently used go first."""
+    size: int = 64_000_000
+    """How many bytes of values, and as many of numbers, all that Python needs for them included."""
+    value: int = 1_000_000
+    """How large a single value may be, in bytes."""
+
+    def __post_init__(self) -> None:
+        # Apart, because a full cache must not push out what limits are counted with.
+        self._values = _Bounded[bytes](self.entries, self.size)
+        self._numbers = _Bounded[Value](self.entries, self.size)
+        # Without a bound: there are as many as calls are running, and no limit may forget one.
+        self._leases: dict[str, dict[object, float]] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, if it is there and its time is not over."""
+        return self._values.get(key, _now())
+
+    async def set(self, key: str, value: bytes, *, ttl: float) -> bool:
+        """Keep a value for `ttl` seconds; False where it is larger than `value`, or than all."""
+        if len(value) > self.value:
+            return False
+        return self._values.put(key, value, _now() + ttl, getsizeof(value))
+
+    async def delete(self, key: str) -> bool:
+        """Forget a value; whether there was one."""
+        there = self._values.get(key, _now()) is not None
+        self._values.drop(key)
+        return there
+
+    async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
+        """Run all steps as one: nothing awaits in here, and nothing is kept until all have run."""
+        now = _now()
+        values: dict[str, Value | None] = {}
+        answers = []
+        for step in steps:
+            if step.key not in values:
+                values[step.key] = self._numbers.get(step.key, now)
+            values[step.key], answer = step.run(values[step.key] or {}, now, step.arguments)
+            answers.append(answer)
+        until = {step.key: now + step.ttl for step in steps}
+        for key, value in values.items():
+            if value:
+                self._numbers.put(key, value, until[key], getsizeof(value) + NUMBER * len(value))
+            else:
+                self._numbers.drop(key)
+        return answers
+
+    @asynccontextmanager
+    async def lease(self, key: str, slots: int, *, ttl: float) -> AsyncIterator[None]:
+        """Hold one of `slots` under `key`; raises `Full` where none is free."""
+        now = _now()
+        held = self._leases.get(key, {})
+        if len(held) >= slots:
+            held = {lease: until for lease, until in held.items() if until > now}
+        if len(held) >= slots:
+            raise Full(f"all {slots} slots of {key!r} are taken")
+        lease = object()
+        held[lease] = now + ttl
+        self._leases[key] = held
+        try:
+            yield
+        finally:
+            # Looked up again: once this lease had expired, the slots under the key may be others'.
+            held = self._leases.get(key, {})
+            held.pop(lease, None)
+            if not held:
+                self._leases.pop(key, None)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+ENTRY = 256
+"""Bytes that an entry costs beside its key and value: its place in the order, its tuple, its time."""
+
+NUMBER = 32
+"""Bytes that a number costs in a dictionary that is already there."""
+
+
+class _Entry(NamedTuple, Generic[Kept]):
+    value: Kept
+    until: float
+    weight: int
+
+
+class _Bounded(Generic[Kept]):
+    """What is kept of one kind, the least recently used first, none of it beyond its time."""
+
+    def __init__(self, entries: int, size: int) -> None:
+        self._most = entries
+        self._size = size
+        self._weight = 0
+        self._kept: OrderedDict[str, _Entry[Kept]] = OrderedDict()
+
+    def get(self, key: str, now: float) -> Kept | None:
+        """What is there; it counts as used."""
+        entry = self._kept.get(key)
+        if entry is None:
+            return None
+        if entry.until <= now:
+            self.drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return entry.value
+
+    def put(self, key: str, value: Kept, until: float, weight: int) -> bool:
+        """Keep it in place of others; False, and nothing changes, where it alone is too much."""
+        weight += ENTRY + getsizeof(key)
+        if weight > self._size:
+            return False
+        self.drop(key)
+        self._kept[key] = _Entry(value, until, weight)
+        self._weight += weight
+        while self._weight > self._size or len(self._kept) > self._most:
+            self.drop(next(iter(self._kept)))
+        return True
+
+    def drop(self, key: str) -> None:
+        """Forget it, if it is there."""
+        if entry := self._kept.pop(key, None):
+            self._weight -= entry.weight
+
+
+def _now() -> float:
+    """The running loop's clock: it never goes back, and tests can turn it."""
+    return asyncio.get_running_loop().time()
