@@ -54,7 +54,7 @@ class Attempts:
         self._most = most
         self._limits = limits
         self._asking = {
-            name: compose(upstream.plugins, partial(self._attempt, upstream))
+            name: compose(upstream.plugins, partial(self.attempt, upstream))
             for name, upstream in upstreams.items()
         }
 
@@ -63,7 +63,8 @@ class Attempts:
         target = next(leaves(call.targets))
         return await self._asking[target.upstream](call.towards(target))
 
-    async def _attempt(self, upstream: Upstream, call: Call) -> Reply:
+    async def attempt(self, upstream: Upstream, call: Call) -> Reply:
+        """Ask one upstream once, its own plugins left out. Raises as a call does."""
         record = call.record
         if len(record.attempts) >= self._most:
             raise _used_up(record.attempts)

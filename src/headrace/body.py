@@ -15,8 +15,6 @@ from headrace.errors import BadRequest
 
 MAX_DEPTH = 64
 
-Span = tuple[int, int]
-
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SHOWN = 64
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
@@ -69,27 +67,21 @@ def edit(body: bytes, members: Mapping[str, Any]) -> bytes:
     """
     text = body.decode()
     spans, closing = _members(text)
-    kept = len(spans)
     pieces: list[str] = []
-    at = 0
-    for name, (start, value_start, end) in spans.items():
-        if name not in members:
-            continue
-        if members[name] is REMOVED:
-            kept -= 1
-            cut_from, cut_to = _with_comma(text, start, end)
-            pieces.append(text[at : max(at, cut_from)])
-            at = max(at, cut_to)
-        else:
-            pieces += (text[at:value_start], _dump(members[name]))
-            at = end
-    pieces.append(text[at:closing].rstrip() if kept == 0 else text[at:closing])
+    opening = end = next((start for start, _, _ in spans.values()), closing)
+    for name, (start, value_start, value_end) in spans.items():
+        value = members.get(name, _KEPT)
+        if value is not REMOVED:
+            kept = text[start:value_end] if value is _KEPT else text[start:value_start]
+            between = text[end:start] if pieces else ""
+            pieces.append(between + kept + ("" if value is _KEPT else _dump(value)))
+        end = value_end
+    after = text[end:closing]
     for name, value in members.items():
         if name not in spans and value is not REMOVED:
-            pieces.append(f"{',' if kept else ''}{_dump(name)}:{_dump(value)}")
-            kept += 1
-    pieces.append(text[closing:])
-    return "".join(pieces).encode()
+            pieces.append(f"{after}{',' if pieces else ''}{_dump(name)}:{_dump(value)}")
+            after = ""
+    return "".join([text[:opening], *pieces, after, text[closing:]]).encode()
 
 
 class _Removed:
@@ -99,6 +91,8 @@ class _Removed:
 
 REMOVED: Any = _Removed()
 """Stands for a member that is to go away."""
+
+_KEPT: Any = object()
 
 
 def _dump(value: Any) -> str:
@@ -125,15 +119,6 @@ def _members(text: str) -> tuple[dict[str, tuple[int, int, int]], int]:
     return spans, at
 
 
-def _with_comma(text: str, start: int, end: int) -> Span:
-    """From `start` to `end` with the comma behind it, or else the one before it."""
-    after = _space(text, end)
-    if text[after] == ",":
-        return start, _space(text, after + 1)
-    before = len(text[:start].rstrip())
-    return (before - 1, end) if text[before - 1] == "," else (start, end)
-
-
 def _space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
@@ -144,7 +129,7 @@ def _check_depth(text: str, value: Any) -> None:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     layer = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         layer = [inner for outer in layer for inner in _inside(outer)]
         if not layer:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from headrace.call import Call
 from headrace.reply import Reply
@@ -31,6 +31,9 @@ class Forwarder(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """An upstream that can be used as it is: what `headrace serve` without a file starts with."""
+
+    STAND_IN: ClassVar = 100
+    """The rank of what is used only where nothing else is there."""
 
     name: str
     """What to call the upstream."""

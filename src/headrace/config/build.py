@@ -49,23 +49,22 @@ class Plan:
         return any(getattr(plugin, "authenticates", False) for plugin in self.chain)
 
 
-def build(document: Document) -> Plan:
-    """The plan a document describes. Raises `ConfigError` with every problem it has."""
-    return _Builder(document).plan()
+def build(document: Document, *, through: Transport | None = None) -> Plan:
+    """The plan a document describes. Raises `ConfigError` with every problem it has.
 
-
-def check(document: Document) -> None:
-    """Raise `ConfigError` if the document has problems; values left unset are taken as good."""
-    _Builder(document).plan()
+    Forwarders ask `through` a transport of their own if one is given, else the best there is. Of a
+    document with values left unset, problems are found but no plan may be used.
+    """
+    return _Builder(document, through or transport.best()).plan()
 
 
 class _Builder:
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, through: Transport) -> None:
         self.parts = Parts(document)
         self.document = document
         self.sections: dict[str, Any] = {}
         self.chains: dict[str, tuple[Plugin, ...]] = {}
-        self.transport = transport.best()
+        self.transport = through
 
     def plan(self) -> Plan:
         """Everything, in the order of the file."""

@@ -113,7 +113,7 @@ _BARE = (
     re.compile(r"(?i)(\b(?:bearer|basic)\s)([^\s\"',}\]]+)"),
     re.compile(r"()(\bsk-[\w-]{8,})"),
 )
-_KEPT = re.compile(r"(\$\{(?:file:[^}]*|[A-Za-z_]\w*(?::[-+])?)|\}|[\r\n])|.", re.DOTALL)
+_KEPT = re.compile(r"(\$\{(?:file:[^}]*|[A-Za-z_]\w*(?::[-+])?)|\}|[\r\n]+ *)|.", re.DOTALL)
 
 
 def _opened(text: str) -> int:

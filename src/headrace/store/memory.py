@@ -93,7 +93,7 @@ class Memory(Store):
 
 
 ENTRY = 256
-"""Bytes that an entry costs beside its key and value: its place in the order, its tuple, its time."""
+"""Bytes that an entry costs beside its key and value: a place in the order, a tuple, a time."""
 
 NUMBER = 32
 """Bytes that a number costs in a dictionary that is already there."""

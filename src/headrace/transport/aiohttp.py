@@ -42,7 +42,7 @@ class Aiohttp(Transport):
     async def send(self, request: Request, *, connect: float, idle: float) -> Response:
         """Send `request`; `connect` and `idle` are seconds. Returns when the headers are there."""
         if self._kept is None or self._fresh is None:  # needs the loop, so not before
-            self._kept, self._fresh = self._session(), self._session(force_close=True)
+            self._kept, self._fresh = self._session(kept=True), self._session(kept=False)
         try:
             try:
                 response = await _ask(self._kept, request, connect)
@@ -63,7 +63,8 @@ class Aiohttp(Transport):
         try:
             return _Answer(response, idle, self._inflated)
         except BaseException:
-            response.wire.close()  # which may be back in the pool already
+            response.close()
+            response.wire.close()  # it may be back in the pool already
             raise
 
     async def aclose(self) -> None:
@@ -72,10 +73,10 @@ class Aiohttp(Transport):
             await session.close()
         self._kept = self._fresh = None
 
-    def _session(self, **options: Any) -> aiohttp.ClientSession:
-        kept = {} if options else {"keepalive_timeout": KEPT}
+    def _session(self, *, kept: bool) -> aiohttp.ClientSession:
+        reuse: dict[str, Any] = {"keepalive_timeout": KEPT} if kept else {"force_close": True}
         return aiohttp.ClientSession(
-            connector=_Pool(limit=0, ttl_dns_cache=30, ssl=self._tls, **options, **kept),
+            connector=_Pool(limit=0, ttl_dns_cache=30, ssl=self._tls, **reuse),
             cookie_jar=aiohttp.DummyCookieJar(),
             response_class=_Asked,
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
@@ -87,9 +88,7 @@ class Aiohttp(Transport):
         )
 
 
-async def _ask(
-    session: aiohttp.ClientSession, request: Request, connect: float
-) -> _Asked:
+async def _ask(session: aiohttp.ClientSession, request: Request, connect: float) -> _Asked:
     body = io.BytesIO(request.body) if len(request.body) > _LARGE else request.body
     response = await session.request(
         request.method,

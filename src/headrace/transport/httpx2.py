@@ -13,6 +13,7 @@ import ssl
 import weakref
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from typing import Any, SupportsIndex
 from urllib.parse import urlsplit
 
@@ -115,8 +116,9 @@ class _Answer:
 
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         try:
-            async for piece in self._response.aiter_stream():
-                yield piece
+            async with aclosing(self._response.aiter_stream()) as pieces:
+                async for piece in pieces:
+                    yield piece
         except httpcore2.ReadTimeout as error:
             raise failure("idle_timeout") from error
         except (httpcore2.RemoteProtocolError, httpcore2.ReadError) as error:
@@ -253,7 +255,7 @@ def _outgoing(request: Request, waits: dict[str, float | None]) -> httpcore2.Req
     return httpcore2.Request(
         request.method,
         request.url,
-        headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
+        headers=[(name.encode(), value.encode()) for name, value in headers],
         content=request.body,
         extensions={"timeout": waits},
     )

@@ -1,1 +1,1 @@
-"""What stands below `forwarder: local`: the model's file, its server, and the child that runs it."""
+"""What is below `forwarder: local`: the model's file, its server, and the process that runs it."""

@@ -7,7 +7,7 @@ in one line of JSON on stdout when it can answer: `{"port": 40123}`. It ends whe
 closes with the process that holds its other end, however that process dies, so no model server is
 left without a gateway.
 
-`server.py` runs this file by its path; it imports nothing but the standard library and xllamacpp.
+`process.py` runs this file by its path; it imports nothing but the standard library and xllamacpp.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         server = _server(options)
     except ImportError as error:
-        print(f"no model without xllamacpp ({error}): pip install 'headrace[local]'", file=sys.stderr)
+        print(f"{error}: a local model needs pip install 'headrace[local]'", file=sys.stderr)
         return 1
     except RuntimeError as error:  # what was wrong, llama.cpp has said on stderr
         print(error, file=sys.stderr)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve a model on 127.0.0.1 until stdin ends.")
     parser.add_argument("--model", required=True, metavar="FILE", help="the .gguf file")
-    parser.add_argument("--alias", required=True, metavar="NAME", help="the model's name in replies")
+    parser.add_argument("--alias", required=True, metavar="NAME", help="its name in replies")
     parser.add_argument(
         "--context", type=int, default=2048, metavar="N", help="tokens of one call, in and out"
     )

@@ -167,7 +167,7 @@ def _run(command: list[str], *, bar: TextIO | None) -> None:
         text=True, errors="replace", check=False,
     )  # fmt: skip
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()][-3:]
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()][-3:]
         raise _Failed("\n    ".join(said) or f"the download ended with code {done.returncode}")
 
 

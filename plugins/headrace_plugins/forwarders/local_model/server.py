@@ -17,33 +17,26 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import stat
-import sys
 import tempfile
-import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Self
 
+from headrace_plugins.forwarders.local_model.process import LEAVE, ModelServerFailed, running
+
+__all__ = ["ModelServer", "ModelServerFailed"]
+
 log = logging.getLogger("headrace.local")
 
-CHILD = Path(__file__).with_name("child.py")
 LOOK_AGAIN = 0.02
 """Seconds between two looks at what another process does."""
 PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before a child that ended is started again; doubled each time."""
 HEALTHY = 60.0
 """Seconds a child must live for the pause to be short again."""
-LEAVE = 3.0
-"""Seconds a child has to end by itself."""
-
-
-class ModelServerFailed(Exception):
-    """There is no model server; the message says why, in its own last words."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -85,6 +78,7 @@ class ModelServer:
             await asyncio.gather(self._keeper, return_exceptions=True)  # `address` has raised it
             self._keeper = None
         if self._lock is not None:
+            self._tell()
             self._lock.close()
             self._lock = None
 
@@ -117,7 +111,6 @@ class ModelServer:
         if not self._open:
             raise RuntimeError("this ModelServer is not open: use it in `async with`")
         if self._keeper is None and self._claim():
-            self._tell()
             self._keeper = asyncio.create_task(self._keep())
         if self._keeper is None:
             return _read(self._files.with_suffix(".json"))
@@ -151,9 +144,11 @@ class ModelServer:
 
     async def _keep(self) -> None:
         """Keep a child running until cancelled."""
+        loop = asyncio.get_running_loop()
         pause = PAUSE
         while True:
-            began = time.monotonic()
+            self._tell()
+            began = loop.time()
             try:
                 ended = await self._live()
             except (ModelServerFailed, OSError) as error:
@@ -162,44 +157,27 @@ class ModelServer:
                 self._log(logging.ERROR, failure)
             else:
                 self._log(logging.WARNING, f"the model server {ended} and is started again")
-            if time.monotonic() - began > HEALTHY:
+            if loop.time() - began > HEALTHY:
                 pause = PAUSE
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            self._tell()
 
     async def _live(self) -> str:
         """One child, from start to end; gives back how it ended."""
-        options = {"model": self.model.resolve(), "alias": self.alias, "context": self.context}
-        options |= {"parallel": self.parallel, "threads": self.threads or -1}
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", CHILD, *(f"--{name}={value}" for name, value in options.items()),
-            stdin=PIPE, stdout=PIPE, stderr=PIPE,
-        )  # fmt: skip
-        words = _Words()
-        hearing = asyncio.create_task(words.hear(child))
-        try:
-            port = await self._port(child)
-            if port is None:
-                await asyncio.wait([hearing])
-                raise ModelServerFailed(f"it {_end(await child.wait())}\n{words}")
-            self._tell(port=port, pid=child.pid)
-            self._log(logging.INFO, f"the model server of {self.alias} answers on port {port}")
-            return _end(await child.wait())
-        finally:
-            self._tell()
-            await _dismiss(child)
-            await hearing
-
-    async def _port(self, child: Process) -> int | None:
-        """The port that the child says it answers on; None when it ended instead."""
-        assert child.stdout
-        try:
-            async with asyncio.timeout(self.start_within):
-                line = await child.stdout.readline()
-        except TimeoutError:
-            raise ModelServerFailed(f"it was not ready in {self.start_within:g} s") from None
-        return int(json.loads(line)["port"]) if line else None
+        options = {
+            "model": self.model.resolve(),
+            "alias": self.alias,
+            "context": self.context,
+            "parallel": self.parallel,
+            "threads": self.threads or -1,
+        }
+        async with running(options, within=self.start_within) as child:
+            self._tell(port=child.port, pid=child.process.pid)
+            self._log(logging.INFO, f"the model server of {self.alias} is on port {child.port}")
+            try:
+                return await child.end()
+            finally:
+                self._tell()
 
     def _tell(self, **state: int | str) -> None:
         """Say here and to other processes how the server is; nothing means: wait."""
@@ -219,57 +197,24 @@ class ModelServer:
         self._logged = message
 
 
-class _Words:
-    """The last words of a child."""
-
-    def __init__(self) -> None:
-        self._last = b""
-
-    async def hear(self, child: Process) -> None:
-        """Take in what the child writes; a full pipe would stop it."""
-        assert child.stderr
-        while said := await child.stderr.read(4096):
-            self._last = (self._last + said)[-2000:]
-            log.debug("%s", said.decode(errors="replace").rstrip())
-
-    def __str__(self) -> str:
-        lines = self._last.decode(errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-10:])
-
-
-async def _dismiss(child: Process) -> None:
-    """End a child: it leaves with its stdin, or is killed."""
-    if child.returncode is not None:
-        return
-    assert child.stdin
-    child.stdin.close()
-    try:
-        async with asyncio.timeout(LEAVE):
-            await child.wait()
-    except TimeoutError:
-        child.kill()
-        await child.wait()
-
-
 async def _answers(port: int) -> bool:
-    """Whether somebody takes a connection there."""
+    """Whether a server is there that is well: one that dies still takes connections for a while."""
     try:
         async with asyncio.timeout(1):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            await writer.wait_closed()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(
+                    b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+                )
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
     except OSError:
         return False
-    return True
 
 
 def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
-
-
-def _end(code: int) -> str:
-    """How a process ended, in words."""
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _read(file: Path) -> Mapping[str, Any]:

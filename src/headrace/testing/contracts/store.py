@@ -236,9 +236,8 @@ class StoreContract:
         self, store: Store
     ) -> None:
         async with store.lease("key", 3, ttl=60):
-            holding = [asyncio.create_task(stay(store, 3)) for _ in range(2)]
-            while await free(store, 3):
-                await asyncio.sleep(0)
+            holding = [await holder(store, 3) for _ in range(2)]
+            assert await free(store, 3) == 0
             for task in holding:
                 task.cancel()
                 task.cancel()
@@ -247,8 +246,8 @@ class StoreContract:
             assert await free(store, 3) == 2
 
     async def test_no_slot_is_lost_when_asking_for_one_is_cancelled(self, store: Store) -> None:
-        for turns in range(10):
-            asking = asyncio.create_task(stay(store, 1))
+        for turns in range(40):
+            asking = asyncio.create_task(hold(store, 1))
             for _ in range(turns):
                 await asyncio.sleep(0)
             asking.cancel()
@@ -374,10 +373,21 @@ async def hold(store: Store, slots: int, key: str = "key") -> None:
         pass
 
 
-async def stay(store: Store, slots: int, key: str = "key") -> None:
-    """Take a slot and keep it until cancelled."""
-    async with store.lease(key, slots, ttl=60):
-        await asyncio.Event().wait()
+async def holder(store: Store, slots: int, key: str = "key") -> asyncio.Task[None]:
+    """A task that has a slot and keeps it until it is cancelled."""
+    decided = asyncio.Event()
+
+    async def stay() -> None:
+        try:
+            async with store.lease(key, slots, ttl=60):
+                decided.set()
+                await asyncio.Event().wait()
+        finally:
+            decided.set()
+
+    task = asyncio.create_task(stay())
+    await decided.wait()
+    return task
 
 
 async def free(store: Store, slots: int, key: str = "key") -> int:

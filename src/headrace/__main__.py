@@ -1,0 +1,5 @@
+"""`python -m headrace` does what `headrace` does."""
+
+from headrace.cli import main
+
+main()

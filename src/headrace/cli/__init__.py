@@ -1,0 +1,25 @@
+"""The command line: serve, check, explain, plugins, schema. Each is imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+_COMMANDS = {
+    "serve": "Serve a gateway.",
+    "check": "Say every problem of a configuration, and nothing else.",
+    "explain": "Print what was understood of a configuration, and what becomes of a request.",
+    "plugins": "List what can be named in gateway.yaml, or tell what one of it is for.",
+    "schema": "Print the JSON Schema of gateway.yaml, for editors.",
+}
+
+
+def main() -> None:
+    """The entry point of `headrace`."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        from headrace.version import __version__
+
+        print(f"headrace {__version__}")
+        return
+    from headrace.cli.group import group
+
+    group(_COMMANDS)(prog_name="headrace")

@@ -1,0 +1,122 @@
+"""`headrace serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from headrace.cli.group import colored
+from headrace.config.document import load, parse
+from headrace.config.found import look, written
+from headrace.config.problems import Problem
+from headrace.errors import ConfigError
+from headrace.gateway import Gateway
+from headrace.version import __version__
+
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@click.command("serve")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--host", help="Address to listen on. Else HOST, the file, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port. Else PORT, the file, 8080.")
+@click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
+def command(file: Path | None, host: str | None, port: int | None, log_level: str | None) -> None:
+    """Serve the gateway that FILE describes.
+
+    Without FILE it is HEADRACE_CONFIG, or ./gateway.yaml. Without any of them, what can be found is
+    served: keys in the environment, an Ollama on its port, the local model, or else a mock.
+    """
+    _log(log_level or os.environ.get("LOG_LEVEL", "info"))
+    file = file or _default_file()
+    if file is None:
+        found = asyncio.run(look(os.environ))
+        for _, one in found:
+            click.echo(f"found {one.name}: {one.says}", err=True)
+        document = parse(written(found), "what was found", os.environ)
+    else:
+        document = load(file, os.environ)
+    settings = document.value.get("server") or {}
+    address = str(host or os.environ.get("HOST") or settings.get("host") or "127.0.0.1")
+    gateway = Gateway.of(document, open=_is_loopback(address))
+    listen = port if port is not None else _port(gateway)
+    from headrace.cli.server import run
+
+    sys.exit(run(gateway, address, listen, banner))
+
+
+def banner(gateway: Gateway, url: str, runs_on: str, models: list[str]) -> None:
+    """Tell on standard error what is live, and a line that works when it is pasted."""
+    plan = gateway.plan
+    say = _Sayer()
+    say(f"Headrace {__version__} is live at {url}", bold=True)
+    for name, upstream in plan.upstreams.items():
+        say(f"  upstream {name}: {', '.join(upstream.models) or 'any model it has'}")
+    for name in plan.disabled:
+        say(f"  upstream {name}: disabled")
+    say(f"  models: {', '.join(models[:12]) or 'none'}{' …' if len(models) > 12 else ''}")
+    say(f"  runs on {runs_on}")
+    model = models[0] if models else "MODEL"
+    body = {
+        "model": model,
+        "stream": True,
+        "messages": [{"role": "user", "content": "Say hello."}],
+    }
+    say("Try it:")
+    key = " -H 'authorization: Bearer YOUR_KEY'" if plan.authenticates else ""
+    data = json.dumps(body).replace("'", "'\\''")
+    say(f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{data}'")
+
+
+class _Sayer:
+    def __call__(self, line: str, *, bold: bool = False) -> None:
+        click.secho(line, bold=bold, err=True, color=colored(sys.stderr))
+
+
+def _default_file() -> Path | None:
+    named = os.environ.get("HEADRACE_CONFIG")
+    if named:
+        return Path(named)
+    return Path("gateway.yaml") if Path("gateway.yaml").exists() else None
+
+
+def _port(gateway: Gateway) -> int:
+    written = os.environ.get("PORT")
+    if not written:
+        return gateway.plan.server.port
+    if not written.isdecimal() or int(written) > 65535:
+        raise ConfigError([Problem(None, f"PORT must be a port's number, found {written!r}")])
+    return int(written)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _log(level: str) -> None:
+    """Lines for people to standard error; the access log, which is for programs, to output."""
+    if level.lower() not in _LEVELS:
+        message = f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, found {level!r}"
+        raise ConfigError([Problem(None, message)])
+    people = logging.StreamHandler(sys.stderr)
+    people.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[people])
+    logging.getLogger("headrace").setLevel(level.upper())
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    access = logging.getLogger("headrace.access")
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(logging.Formatter("%(message)s"))
+    access.handlers = [lines]
+    access.propagate = False

@@ -1,0 +1,101 @@
+"""uvicorn around a gateway: starting it, telling that it is live, and stopping it gently."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import FrameType
+
+import uvicorn
+
+from headrace.config.problems import Problem
+from headrace.errors import ConfigError
+from headrace.gateway import Gateway
+
+Banner = Callable[[Gateway, str, str, list[str]], None]
+
+_CUT = 1.0
+"""Seconds that calls have to end once they are cut."""
+
+
+def run(gateway: Gateway, host: str, port: int, banner: Banner) -> int:
+    """Serve until a signal to stop, then drain. The exit status."""
+    with _listen(host, port) as listener:
+        server = _Server(gateway, listener, banner)
+        server.run(sockets=[listener])
+        return 0 if server.started else 3
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        said = f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+        raise ConfigError([Problem(None, said)]) from None
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Drains as a load balancer wants it: not ready at once, then closed, then cut."""
+
+    def __init__(self, gateway: Gateway, listener: socket.socket, banner: Banner) -> None:
+        settings = gateway.plan.server
+        super().__init__(
+            uvicorn.Config(
+                gateway,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(settings.drain + 2 * _CUT),
+                h11_max_incomplete_event_size=64 * 1024,
+            )
+        )
+        self._gateway = gateway
+        self._listener = listener
+        self._banner = banner
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self._listener.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            models = list(await self._gateway.router.listed())
+            self._banner(self._gateway, url, _runs_on(self._gateway), models)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """On the first signal stop being ready; after the delay stop."""
+        if self._gateway.draining:  # a second signal does not wait
+            self.force_exit = self.should_exit = True
+            return
+        self._gateway.draining = True
+        delay = self._gateway.plan.server.shutdown_delay
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(loop.call_later, delay, self._exit)
+
+    def _exit(self) -> None:
+        # Not uvicorn's own: it would raise the signal again at the end, and exit with its number.
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let calls finish, cut those that go on beyond the limit."""
+        loop = asyncio.get_running_loop()
+        cutting = loop.call_later(self._gateway.plan.server.drain, self._gateway.edge.cut)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting.cancel()
+
+
+def _runs_on(gateway: Gateway) -> str:
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    parser = "httptools" if find_spec("httptools") else "h11"
+    return f"{loop}, {parser}, {gateway.plan.transport.name}"

@@ -1,0 +1,340 @@
+"""Attempts: counted, bounded, read and recorded; returning is the first output."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from headrace import BadRequest, Call, Next, Reply, TimedOut, Timeouts, UpstreamError
+from headrace.testing import (
+    Clock,
+    Upstream,
+    ask,
+    breaks,
+    call,
+    chunk,
+    raw,
+    refuses,
+    says,
+    sends,
+    silent,
+    stalls,
+    text,
+)
+from headrace_plugins.fallback import Fallback
+from headrace_plugins.retry import Retry
+
+DONE = b"data: [DONE]\n\n"
+
+
+def data(value: Any) -> bytes:
+    import orjson
+
+    return orjson.dumps(value)
+
+
+ROLE = data(chunk(role="assistant", content=""))
+HELLO = data(chunk(content="hello"))
+STOP = data(chunk(finish="stop"))
+USAGE = data(chunk(usage={"prompt_tokens": 3, "completion_tokens": 2}))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_was_said_and_used_is_recorded(stream: bool) -> None:
+    upstream, asked = Upstream(), call(stream=stream)
+    upstream.script(says("hel", "lo", usage=(7, 0)))
+
+    assert await text(await ask(upstream=upstream, call=asked)) == "hello"
+
+    (attempt,) = asked.record.attempts
+    assert attempt.outcome == "ok"
+    assert attempt.model == "scripted"
+    assert attempt.usage is not None
+    assert (attempt.usage.input, attempt.usage.output, attempt.usage.estimated) == (7, 0, False)
+
+
+async def test_a_stream_is_asked_for_its_usage_and_the_client_does_not_see_it() -> None:
+    upstream, asked = Upstream(), call(stream=True)
+
+    seen = await raw(await ask(upstream=upstream, call=asked))
+
+    assert upstream.calls[0].json["stream_options"] == {"include_usage": True}
+    assert b"usage" not in seen
+    assert seen.endswith(DONE)
+
+
+async def test_who_asked_for_usage_gets_it() -> None:
+    upstream = Upstream()
+    asked = call(stream=True, stream_options={"include_usage": True})
+
+    assert b'"prompt_tokens":3' in await raw(await ask(upstream=upstream, call=asked))
+
+
+async def test_an_error_before_the_first_output_is_asked_elsewhere() -> None:
+    upstream, asked = Upstream(), call(stream=True, targets=["a", "b"])
+    error = data({"error": {"message": "overloaded", "code": 503}})
+    upstream.script(sends(ROLE, error), says("hello"))
+
+    assert await text(await ask(Fallback(), upstream=upstream, call=asked)) == "hello"
+
+    assert upstream.asked == ["a", "b"]
+    assert [attempt.outcome for attempt in asked.record.attempts] == ["failed", "ok"]
+    assert upstream.open == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([ROLE, HELLO], "upstream_truncated"),
+        ([ROLE, HELLO, b"not json"], "upstream_invalid"),
+        ([ROLE, HELLO, b'{"error": {"message": "out of memory"}}'], "upstream_502"),
+    ],
+)
+async def test_a_failure_after_the_first_output_is_raised_in_the_stream(
+    frames: list[bytes], code: str
+) -> None:
+    upstream, asked = Upstream(), call(stream=True, targets=["a", "b"])
+    upstream.script(sends(*frames))
+    reply = await ask(Fallback(), Retry(), upstream=upstream, call=asked)
+
+    with pytest.raises(UpstreamError) as caught:
+        await text(reply)
+
+    assert caught.value.code == code
+    (attempt,) = asked.record.attempts
+    assert attempt.outcome == "incomplete"
+    assert attempt.usage and attempt.usage.estimated
+    assert upstream.open == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "ends"),
+    [
+        ([HELLO, STOP], STOP + b"\n\n" + DONE),
+        ([HELLO, STOP, b"[DONE]", HELLO], STOP + b"\n\n" + DONE),
+        ([HELLO, b"[DONE]"], HELLO + b"\n\n" + DONE),
+    ],
+)
+async def test_a_whole_stream_ends_with_one_end_mark(frames: list[bytes], ends: bytes) -> None:
+    upstream = Upstream()
+    upstream.script(sends(*frames))
+
+    seen = await raw(await ask(upstream=upstream, call=call(stream=True)))
+
+    assert seen.endswith(ends)
+    assert seen.count(b"[DONE]") == 1
+
+
+@pytest.mark.parametrize("frames", [[], [ROLE], [ROLE, b"[DONE]"], [USAGE, b"[DONE]"]])
+async def test_a_stream_that_says_nothing_is_a_failure(frames: list[bytes]) -> None:
+    upstream = Upstream()
+    upstream.script(sends(*frames))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call(stream=True))
+
+    assert caught.value.code == "upstream_invalid"
+    assert upstream.open == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [None, [], {}, {"choices": []}, {"choices": [1]}, {"choices": {}}, "<html>"]
+)
+async def test_an_answer_without_the_shape_of_one_is_a_failure(answer: Any) -> None:
+    async def act(upstream: Upstream, call: Call) -> Reply:
+        return Reply.plain(answer)
+
+    upstream = Upstream()
+    upstream.script(act)
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call())
+
+    assert (caught.value.code, caught.value.status) == ("upstream_invalid", 502)
+
+
+async def test_bytes_that_nobody_changes_arrive_as_the_client_wrote_them() -> None:
+    upstream = Upstream()
+    body = b'{ "model":"m",\n "unknown": 1.10, "messages": [] }'
+
+    await text(await ask(upstream=upstream, call=call(body=body)))
+
+    assert upstream.calls[0].body == body
+
+
+async def test_the_targets_model_is_asked_and_the_rest_stays_byte_for_byte() -> None:
+    upstream = Upstream()
+    body = b'{ "model":"m",\n "unknown": 1.10 }'
+    asked = call(body=body, targets=["a/fast"])
+
+    await text(await ask(upstream=upstream, call=asked, models={"fast": "prod-7"}))
+
+    assert upstream.calls[0].body == body.replace(b'"m"', b'"prod-7"')
+
+
+async def test_a_stream_that_does_not_begin_in_time_is_given_up(clock: Clock) -> None:
+    clock.jumps = True
+    upstream, asked = Upstream(), call(stream=True)
+    upstream.script(silent())
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=asked, timeouts=Timeouts(first_event=3))
+
+    assert (caught.value.code, caught.value.status) == ("first_byte_timeout", 504)
+    assert upstream.cancelled == 1
+
+
+async def test_roles_do_not_count_as_a_beginning(clock: Clock) -> None:
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(stalls(""))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call(stream=True), timeouts=Timeouts(first_event=3))
+
+    assert caught.value.code == "first_byte_timeout"
+    assert upstream.open == 0
+
+
+async def test_a_plain_answer_may_take_until_the_calls_end(clock: Clock) -> None:
+    clock.jumps = True
+    began = clock.now
+    upstream = Upstream()
+    upstream.script(silent())
+
+    with pytest.raises(TimedOut):
+        await ask(upstream=upstream, call=call(seconds=100), timeouts=Timeouts(first_event=3))
+
+    assert math.isclose(clock.now - began, 100, abs_tol=0.5)
+
+
+async def test_the_end_of_the_calls_time_cuts_a_stream(clock: Clock) -> None:
+    clock.jumps = True
+    upstream, asked = Upstream(), call(stream=True, seconds=100)
+    upstream.script(stalls("hello"))
+    reply = await ask(upstream=upstream, call=asked)
+
+    with pytest.raises(TimedOut):
+        await text(reply)
+
+    assert asked.record.attempts[0].outcome == "incomplete"
+    assert upstream.open == 0
+
+
+async def test_the_clients_own_read_timeout_bounds_the_wait(clock: Clock) -> None:
+    clock.jumps = True
+    began = clock.now
+    upstream = Upstream()
+    upstream.script(silent())
+    asked = call(stream=True, headers={"x-stainless-read-timeout": "2.5"})
+
+    with pytest.raises(UpstreamError):
+        await ask(upstream=upstream, call=asked)
+
+    assert math.isclose(clock.now - began, 2.5, abs_tol=0.5)
+
+
+async def test_no_call_makes_more_attempts_than_it_may(clock: Clock) -> None:
+    clock.jumps = True
+    upstream, asked = Upstream(), call(targets=["a", "b"])
+    upstream.script(refuses(503))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(Fallback(), Retry(attempts=9), upstream=upstream, call=asked, most=3)
+
+    assert upstream.asked == ["a", "a", "a"]
+    assert caught.value.status == 503
+
+
+async def test_our_secrets_are_scrubbed_from_what_an_upstream_says() -> None:
+    upstream = Upstream()
+    body = b'{"error": {"message": "bad key sk-canary", "code": "sk-canary"}}'
+
+    async def act(upstream: Upstream, call: Call) -> Reply:
+        raise UpstreamError.refused(400, body)
+
+    upstream.script(act)
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call(), secrets=("sk-canary",))
+
+    shown = f"{caught.value} {caught.value.message} {caught.value.code} {caught.value.body!r}"
+    assert "sk-canary" not in shown
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_a_refusal_of_our_key_is_asked_elsewhere_and_is_not_the_clients(status: int) -> None:
+    upstream, asked = Upstream(), call(targets=["a", "b"])
+    upstream.script(refuses(status), refuses(status))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(Fallback(), Retry(), upstream=upstream, call=asked)
+
+    assert upstream.asked == ["a", "b"]
+    assert (caught.value.status, caught.value.code) == (502, "upstream_credentials")
+
+
+async def test_a_clients_fault_is_a_fault_everywhere() -> None:
+    upstream, asked = Upstream(), call(targets=["a", "b"])
+    upstream.script(refuses(422))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(Fallback(), upstream=upstream, call=asked)
+
+    assert upstream.asked == ["a"]
+    assert caught.value.status == 422
+
+
+async def test_a_reply_given_up_is_recorded_with_what_was_said() -> None:
+    upstream, asked = Upstream(), call(stream=True)
+    upstream.script(says("twelve chars", "more"))
+    reply = await ask(upstream=upstream, call=asked)
+    await anext(reply.events)
+    await anext(reply.events)
+
+    await reply.aclose(asyncio.CancelledError())
+
+    (attempt,) = asked.record.attempts
+    assert attempt.outcome == "cancelled"
+    assert attempt.usage and (attempt.usage.output, attempt.usage.estimated) == (3, True)
+
+
+async def test_what_is_wrapped_around_each_attempt_sees_every_one() -> None:
+    upstream, asked = Upstream(), call(targets=["a", "b"])
+    upstream.script(refuses(500), says("hello"))
+    seen: list[str] = []
+
+    class Spans:
+        async def __call__(self, call: Call, call_next: Next) -> Reply:
+            seen.append(call.targets[0].upstream)  # type: ignore[union-attr]
+            return await call_next(call)
+
+    await text(
+        await ask(Fallback(), upstream=upstream, call=asked.replace(each_attempt=(Spans(),)))
+    )
+
+    assert seen == ["a", "b"]
+
+
+async def test_embeddings_need_data_instead_of_choices() -> None:
+    upstream, asked = Upstream(), call("embedding", input="hi")
+
+    reply = await ask(upstream=upstream, call=asked)
+
+    assert b"0.25" in await raw(reply)
+
+
+async def test_a_model_that_is_none_is_a_bad_request() -> None:
+    with pytest.raises(BadRequest, match="'model' must be a model's name, found 7"):
+        await ask(upstream=Upstream(), call=call(model=7))
+
+
+async def test_a_stream_that_breaks_early_is_tried_again(clock: Clock) -> None:
+    clock.jumps = True
+    upstream, asked = Upstream(), call(stream=True)
+    upstream.script(breaks(), says("hello"))
+
+    assert await text(await ask(Retry(), upstream=upstream, call=asked)) == "hello"
