@@ -13,8 +13,17 @@ from headrace.version import __version__
 
 if TYPE_CHECKING:
     from headrace.body import REMOVED
-    from headrace.call import PASSTHROUGH, Call, Caller, Deadline, Limits, Target, Targets
-    from headrace.call import Timeouts, leaves
+    from headrace.call import (
+        PASSTHROUGH,
+        Call,
+        Caller,
+        Deadline,
+        Limits,
+        Target,
+        Targets,
+        Timeouts,
+        leaves,
+    )
     from headrace.chain import Next, Plugin, compose
     from headrace.credentials import bearer
     from headrace.dialect import OPENAI, Dialect, Translation
@@ -38,8 +47,8 @@ if TYPE_CHECKING:
     from headrace.gateway import Gateway
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.record import Attempt, Observer, Record, Usage
-    from headrace.reply import Event, Reply, until_closed
     from headrace.registry import translation
+    from headrace.reply import Event, Reply, until_closed
     from headrace.store import Store
     from headrace.transport import Request, Response, Transport
 

@@ -7,6 +7,7 @@ above it, plain or streamed, may still try again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -108,7 +109,8 @@ class Attempts:
                 held = await first_of(reading, reply)
         except TimeoutError:
             raise _silent(call) from None
-        attempt.first_output = asyncio.get_running_loop().time()
+        attempt.first_output = time.monotonic()
+        attempt.model = reading.model or attempt.model
         reply.attempt = attempt
         reply.on_close(partial(_settle, reading, attempt))
         return reply.through(lambda events: _rest(upstream, attempt, reading, held, events, call))
@@ -153,7 +155,6 @@ async def _rest(
 
 async def _settle(reading: Reading, attempt: Attempt, error: BaseException | None) -> None:
     attempt.usage = reading.usage
-    attempt.model = reading.model or attempt.model
     attempt.end("incomplete" if isinstance(error, CallError) else "cancelled")
 
 

@@ -145,7 +145,7 @@ class Call:
         """This call for one target alone, or for the members of one group."""
         return self.replace(targets=(target,) if isinstance(target, Target) else target)
 
-    def edit(self, **members: Any) -> Call:
+    def edit(self, /, **members: Any) -> Call:
         """This call with top-level members of its body set; all others stay byte for byte.
 
         `headrace.REMOVED` as a value takes a member away.

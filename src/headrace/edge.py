@@ -11,9 +11,9 @@ import asyncio
 import logging
 import math
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -22,10 +22,18 @@ from starlette.types import Message, Receive, Scope, Send
 from headrace.call import PASSTHROUGH, Call, Caller, Deadline
 from headrace.chain import Next
 from headrace.dialect import OPENAI, Dialect
-from headrace.errors import BadRequest, CallError, Loop, Overloaded, TooLarge
-from headrace.errors import Unauthorized, UnsupportedMedia, UpstreamError
+from headrace.errors import (
+    BadRequest,
+    CallError,
+    Loop,
+    Overloaded,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMedia,
+    UpstreamError,
+)
 from headrace.record import Observer, Record
-from headrace.reply import Reply
+from headrace.reply import Reply, shielded
 
 logger = logging.getLogger("headrace")
 
@@ -156,10 +164,13 @@ class _Exchange:
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await _ended(watch)
-            await _ended(work)
+            work.cancel()
+            watch.cancel()
+            await shielded(asyncio.wait((work, watch)))
             if self.record.outcome is None:
                 self._left()
+            if not work.cancelled():
+                work.result()
 
     def _left(self) -> None:
         if not self._started:
@@ -317,7 +328,7 @@ class _Exchange:
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self._started = True
         self.record.status = status
-        self.record.first_byte = asyncio.get_running_loop().time()
+        self.record.first_byte = time.monotonic()
         lines = {**headers, **_telling(self.record)}
         raw = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -343,15 +354,6 @@ class _Exchange:
 async def _close(reply: Reply | None, error: BaseException) -> None:
     if reply:
         await reply.aclose(error)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task, wait for its end, and let a failure of it go on."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.result()
 
 
 def _telling(record: Record) -> dict[str, str]:

@@ -72,9 +72,7 @@ _INTEGER: Mapping[str, object] = {"type": "integer", "minimum": 0}
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 
 
-_DURATION = "".join(
-    rf"(?:({_NUMBER}){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")
-)
+_DURATION = "".join(rf"(?:({_NUMBER}){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms"))
 
 
 class Duration(_Option, float):
@@ -92,9 +90,7 @@ class Duration(_Option, float):
             raise ValueError("has no unit; write a unit, e.g. 5s")
         found = re.fullmatch(_DURATION, text)
         if not text or not found:
-            raise ValueError(
-                "is not a duration; write one such as 200ms, 5s, 10m, 1h30m or 1d"
-            )
+            raise ValueError("is not a duration; write one such as 200ms, 5s, 10m, 1h30m or 1d")
         parts = zip(found.groups(), _SECONDS.values(), strict=True)
         return cls(sum(Decimal(amount) * unit for amount, unit in parts if amount))
 
@@ -156,9 +152,7 @@ class Size(_Whole):
     units: ClassVar = {
         "GiB": 1024**3, "GB": 1000**3, "MiB": 1024**2, "MB": 1000**2, "KiB": 1024, "KB": 1000, "B": 1,
     }  # fmt: skip
-    also: ClassVar = {unit.lower(): factor for unit, factor in units.items()} | {
-        "kB": 1000
-    }
+    also: ClassVar = {unit.lower(): factor for unit, factor in units.items()} | {"kB": 1000}
     wrong = "is not a size; write one such as 512, 64KB, 32MB or 1GiB"
     forms = (_INTEGER, _text(rf"{_NUMBER}(?:[KMG]i?B|B)?"))
     examples = ("64KB", "32MB", "1GiB")
@@ -184,11 +178,7 @@ class Rate(_Option):
     period: float
     """In so many seconds."""
 
-    forms = (
-        _text(
-            rf"{_NUMBER}[kKMG]?/(?:second|minute|hour|day|(?:{_NUMBER})?(?:ms|[smhd]))"
-        ),
-    )
+    forms = (_text(rf"{_NUMBER}[kKMG]?/(?:second|minute|hour|day|(?:{_NUMBER})?(?:ms|[smhd]))"),)
     examples = ("60/minute", "2M/day", "10/s", "100/5m")
 
     @classmethod
@@ -201,9 +191,7 @@ class Rate(_Option):
                 Duration.parse(period if period[:1].isdigit() else f"1{period}"),
             )
         except ValueError:
-            raise ValueError(
-                "is not a rate; write one such as 60/minute, 10/s or 100/5m"
-            ) from None
+            raise ValueError("is not a rate; write one such as 60/minute, 10/s or 100/5m") from None
         if not rate.amount or not rate.period:
             raise ValueError("must not be zero; write a rate such as 60/minute")
         return rate
@@ -263,9 +251,7 @@ class Secret(_Option):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        mine, theirs = (
-            it.__value.encode(errors="surrogatepass") for it in (self, other)
-        )
+        mine, theirs = (it.__value.encode(errors="surrogatepass") for it in (self, other))
         return hmac.compare_digest(mine, theirs)
 
     def __copy__(self) -> Self:
@@ -289,9 +275,7 @@ class Sha256(_Option, str):
     def parse(cls, text: str) -> Self:
         digest = text.removeprefix("sha256:").lower()
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError(
-                'is not a SHA-256; make one with: printf %s "$KEY" | sha256sum'
-            )
+            raise ValueError('is not a SHA-256; make one with: printf %s "$KEY" | sha256sum')
         return cls(digest)
 
 

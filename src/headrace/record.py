@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,10 +12,6 @@ from headrace.call import Caller, Target
 from headrace.errors import UpstreamError
 
 Outcome = Literal["ok", "refused", "failed", "incomplete", "client_closed"]
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @dataclass(kw_only=True)
@@ -35,10 +31,10 @@ class Usage:
 
 @dataclass(kw_only=True)
 class Attempt:
-    """One try at one target. Times are seconds on the event loop's clock."""
+    """One try at one target. Times are seconds of `time.monotonic`."""
 
     target: Target
-    started: float = field(default_factory=_now)
+    started: float = field(default_factory=time.monotonic)
     first_output: float | None = None
     ended: float | None = None
     outcome: Literal["ok", "failed", "incomplete", "cancelled"] | None = None
@@ -55,7 +51,7 @@ class Attempt:
         """Close it; the first word counts."""
         if self.outcome is None:
             self.outcome = outcome
-            self.ended = _now()
+            self.ended = time.monotonic()
 
 
 @dataclass(kw_only=True)
@@ -68,7 +64,7 @@ class Record:
     client: str | None = None
     """The address the request came from."""
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    started: float = field(default_factory=_now)
+    started: float = field(default_factory=time.monotonic)
     operation: str | None = None
     caller: Caller | None = None
     asked: str | None = None
@@ -110,7 +106,7 @@ class Record:
     def close(self, outcome: Outcome) -> None:
         """The last word on this call."""
         self.outcome = outcome
-        self.ended = _now()
+        self.ended = time.monotonic()
 
 
 Observer = Callable[[Record], None]

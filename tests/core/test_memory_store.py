@@ -8,6 +8,7 @@ import tracemalloc
 
 import pytest
 
+from headrace.options import Size
 from headrace.store import Store, being_built
 from headrace.store.memory import Memory
 from headrace.testing.clock import Clock
@@ -34,7 +35,7 @@ async def test_the_least_recently_used_value_goes_first() -> None:
 
 
 async def test_the_least_recently_used_values_make_room_for_a_large_one() -> None:
-    store = Memory(size=10_000)
+    store = Memory(size=Size(10_000))
     for key in ("a", "b", "c"):
         await store.set(key, bytes(2_500), ttl=60)
 
@@ -44,7 +45,7 @@ async def test_the_least_recently_used_values_make_room_for_a_large_one() -> Non
 
 
 async def test_keys_take_room_like_values() -> None:
-    store = Memory(size=10_000)
+    store = Memory(size=Size(10_000))
     await store.set("a", b"", ttl=60)
 
     assert await store.set("k" * 9_500, b"", ttl=60)
@@ -53,16 +54,16 @@ async def test_keys_take_room_like_values() -> None:
 
 
 async def test_a_value_larger_than_all_pushes_nothing_out() -> None:
-    store = Memory(size=10_000)
+    store = Memory(size=Size(10_000))
     await store.set("a", b"value", ttl=60)
 
-    assert not await store.set("b", bytes(10_000), ttl=60)
+    assert not await store.set("b", bytes(10_001), ttl=60)
 
     assert await kept(store, "ab") == "a"
 
 
 async def test_room_is_free_again_when_a_value_is_deleted_replaced_or_over(clock: Clock) -> None:
-    store = Memory(size=10_000)
+    store = Memory(size=Size(10_000))
     await store.set("stays", bytes(4_000), ttl=600)
 
     for _ in range(100):
@@ -79,7 +80,7 @@ async def test_room_is_free_again_when_a_value_is_deleted_replaced_or_over(clock
 
 
 async def test_values_do_not_push_out_what_limits_are_counted_with() -> None:
-    store = Memory(entries=10, size=10_000)
+    store = Memory(entries=10, size=Size(10_000))
     await store.apply(upto(5))
 
     for number in range(100):
@@ -98,8 +99,14 @@ async def test_numbers_are_bounded_and_the_least_recently_used_go_first() -> Non
     assert await store.apply(upto(5, "a"), upto(5, "b")) == [(1, 3), (1, 1)]
 
 
+async def test_a_store_that_is_far_too_small_still_counts() -> None:
+    store = Memory(entries=0, size=Size(0))
+
+    assert [await store.apply(upto(1)) for _ in range(2)] == [[(1, 1)], [(0, 1)]]
+
+
 async def test_memory_is_flat_however_much_is_set() -> None:
-    store = Memory(entries=1_000, size=1_000_000)
+    store = Memory(entries=1_000, size=Size(1_000_000))
 
     async def work(begin: int, times: int) -> None:
         for number in range(begin, begin + times):
@@ -125,7 +132,7 @@ async def test_memory_is_flat_however_much_is_set() -> None:
 
 
 async def test_what_is_counted_is_at_least_what_python_needs() -> None:
-    size = 4_000_000
+    size = Size(4_000_000)
     store = Memory(size=size)
 
     tracemalloc.start()
@@ -162,7 +169,7 @@ async def test_a_slot_is_free_when_the_cancelled_holder_is_done() -> None:
 
 
 async def test_leases_are_never_pushed_out() -> None:
-    store = Memory(entries=1, size=1_000)
+    store = Memory(entries=1, size=Size(1_000))
     holding = [await holder(store, 1, f"key{number}") for number in range(100)]
 
     assert await free(store, 1, "key0") == 0

@@ -62,11 +62,14 @@ class Mock:
         chat = call.operation == "chat"
 
         def chunk(said: str | None, finish: str | None = None) -> Event:
-            words = {"content": said} if said is not None else {}
-            part = {"delta": words} if chat else {"text": said or ""}
+            delta = {"content": said} if said is not None else {}
+            part = {"delta": delta} if chat else {"text": said or ""}
             choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish}
             return Event.saying({**head, "choices": [choice]}, "sse")
 
+        if chat:
+            role = {"index": 0, "delta": {"role": "assistant"}, "finish_reason": None}
+            yield Event.saying({**head, "choices": [role]}, "sse")
         for number, word in enumerate(self.says.split(" ")):
             await asyncio.sleep(self.pace)
             yield chunk(word if number == 0 else f" {word}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -70,35 +70,42 @@ class Ollama:
 
     async def models(self) -> list[str]:
         """The names of `GET /api/tags`, each with its tag."""
-        return [str(model["name"]) for model in await self._tags(idle=2)]
+        return [str(model["name"]) for model in await self._tags(2)]
 
     @classmethod
     async def find(cls, environ: Mapping[str, str]) -> list[Found]:
         """An Ollama where `OLLAMA_BASE_URL` or `OLLAMA_HOST` says, else on its own port."""
         written = environ.get("OLLAMA_BASE_URL") or environ.get("OLLAMA_HOST") or "127.0.0.1"
+        key = environ.get("OLLAMA_API_KEY")
         transport = Transport.of_server()
         try:
-            options = {"base_url": _address(written)}
-            server = cls(**options, transport=transport)
+            base_url = _address(written)
+            server = cls(
+                base_url=base_url, api_key=Secret(key) if key else None, transport=transport
+            )
             async with asyncio.timeout(_QUICK):
-                tags = await server._tags(idle=_QUICK)
+                tags = await server._tags(_QUICK)
         except (UpstreamError, TimeoutError, ValueError):
-            return []  # none there, or nothing that is an Ollama
+            return []  # nobody is there, or nobody who is an Ollama
         finally:
             await transport.aclose()
-        tags.sort(key=_only_embeds)
-        models = tuple(str(model["name"]) for model in tags)
-        says = f"Ollama answers at {server.base_url}"
-        return [Found(name="ollama", says=says, options=options, models=models)]
+        return [
+            Found(
+                name="ollama",
+                says=f"Ollama answers at {base_url}",
+                options={"base_url": base_url, **({"api_key": "${OLLAMA_API_KEY}"} if key else {})},
+                models=tuple(_names(sorted(tags, key=_only_embeds))),
+            )
+        ]
 
-    async def _tags(self, *, idle: float) -> list[Any]:
+    async def _tags(self, patience: float) -> list[Any]:
         request = Request(
             method="GET",
             url=f"{self.base_url}/api/tags",
             headers=tuple({"accept": "application/json", **self._own_headers()}.items()),
             body=b"",
         )
-        response = await self.transport.send(request, connect=idle, idle=idle)
+        response = await self.transport.send(request, connect=patience, idle=patience)
         try:
             body = await read_all(response, _LISTING_SIZE)
         finally:
@@ -131,6 +138,15 @@ def _address(written: str) -> str:
     port = url.port or (_PORT if bare else None)
     place = f"[{host}]" if ":" in host else host
     return f"{url.scheme}://{place}{f':{port}' if port else ''}{url.path.rstrip('/')}"
+
+
+def _names(models: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What each model can be called: `llama3.2:latest` is `llama3.2` too."""
+    for model in models:
+        name = str(model["name"])
+        yield name
+        if name.endswith(":latest"):
+            yield name.removesuffix(":latest")
 
 
 def _only_embeds(model: Mapping[str, Any]) -> bool:

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace import OPENAI, PASSTHROUGH, REMOVED, Call, HeadraceError, Next, Reply, Translation
-from headrace import translation
+from headrace import (
+    OPENAI,
+    PASSTHROUGH,
+    REMOVED,
+    Call,
+    HeadraceError,
+    Next,
+    Reply,
+    Translation,
+    translation,
+)
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,13 @@ from headrace.chain import Plugin
 from headrace.config.document import Document, Path
 from headrace.config.parts import Parts, words
 from headrace.config.problems import did_you_mean
-from headrace.config.settings import SECTIONS, RouteOptions, Server, TimeoutOptions, UpstreamOptions
+from headrace.config.settings import (
+    SECTIONS,
+    RouteOptions,
+    Server,
+    TimeoutOptions,
+    UpstreamOptions,
+)
 from headrace.errors import ConfigError
 from headrace.options import Secret
 from headrace.record import Observer

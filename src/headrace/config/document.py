@@ -129,9 +129,7 @@ class _Source:
     def __init__(self, name: str, data: str | bytes) -> None:
         self.name = name
         self.fault: tuple[int, str] | None = None
-        self.text = self._decoded(data) if isinstance(data, bytes) else data.removeprefix("\ufeff")
-        if len(data) > MAX_FILE:
-            self.fault = 0, f"this is larger than {MAX_FILE // 1024} KiB; `include` parts of it"
+        self.text = self._decoded(data)
         self.hidden: list[tuple[int, int]] = []
         self.starts = [0, *(end.end() for end in _LINE_END.finditer(self.text))]
 
@@ -159,7 +157,12 @@ class _Source:
         """Whether what stands there must not be named in a message either."""
         return any(start <= offset < end for start, end in self.hidden)
 
-    def _decoded(self, data: bytes) -> str:
+    def _decoded(self, data: str | bytes) -> str:
+        if len(data) > MAX_FILE:
+            self.fault = 0, f"this is larger than {MAX_FILE // 1024} KiB; `include` parts of it"
+            return ""
+        if isinstance(data, str):
+            return data.removeprefix("\ufeff")
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             self.fault = 0, "this file is UTF-16; save it as UTF-8"
             return ""
@@ -209,15 +212,18 @@ class _Reading:
         self.found.setdefault((span, message))
 
     def open(self, path: pathlib.Path, by: _Span | None) -> bytes:
-        """The bytes of a configuration, empty where it cannot be read."""
+        """The bytes of a configuration, none where it cannot be read."""
         self.files.append(path)
         try:
             # Only what was named on the command line may be a pipe: another could never end.
             return _bytes(path, MAX_FILE, regular=by is not None)
         except (OSError, ValueError) as error:
             message = f"cannot read {path}: {_reason(error)}"
-            self.report(by, message) if by else self.problems.append(Problem(None, message))
-            return b""
+        if by:
+            self.report(by, message)
+        else:
+            self.problems.append(Problem(None, message))
+        return b""
 
     def add(self, source: _Source, folder: pathlib.Path, trail: tuple[str, ...]) -> None:
         """Take in a file and what it includes; `trail` are the files that led here, itself last."""
@@ -225,11 +231,11 @@ class _Reading:
         values = _Values(source, folder, self)
         value = values.read()
         include = value.pop("include", None)
-        self.merge(value, values.spots)
+        self.merge(value, values)
         listed = isinstance(include, list)
         for index, pattern in enumerate(include if listed else [include]):
             path: Path = ("include", index) if listed else ("include",)
-            if path in self.unset or pattern is None:
+            if path in values.unset or pattern is None:
                 continue
             span = values.spots[path].value
             if isinstance(pattern, str):
@@ -237,7 +243,7 @@ class _Reading:
             else:
                 self.report(span, "`include` takes names of files, such as teams/*.yaml")
 
-    def merge(self, value: dict[str, Any], spots: dict[Path, _Spot]) -> None:
+    def merge(self, value: dict[str, Any], values: _Values) -> None:
         """Add the sections of one file to those of the others, key by key."""
         for section, new in value.items():
             old = self.value.get(section)
@@ -247,24 +253,29 @@ class _Reading:
                 self.spots.pop((section,), None)
             elif isinstance(old, dict) and isinstance(new, dict):
                 twice = [(section, key) for key in new if key in old]
-                self.value[section] = old | new | old
+                self.value[section] = old | new | old  # the old keys first, and as they were
             elif new is not None:
                 twice = [(section,)]
             for path in twice:
-                first, again = (spot.key or spot.value for spot in (self.spots[path], spots[path]))
-                self.report(again, _twice(path[-1], first))
-        for path, spot in spots.items():
+                first, again = self.spots[path], values.spots[path]
+                message = _twice(path[-1], first.key or first.value)
+                self.report(again.key or again.value, message)
+        for path, spot in values.spots.items():
             self.spots.setdefault(path, spot)
+        self.expanded |= values.expanded
+        self.unset |= values.unset
 
     def include(
         self, pattern: str, span: _Span, folder: pathlib.Path, trail: tuple[str, ...]
     ) -> None:
         """Take in the files that one entry of `include` names."""
-        names = sorted(glob.glob(pattern, root_dir=folder)) if "\0" not in pattern else []
+        try:
+            names = sorted(glob.glob(pattern, root_dir=folder))
+        except ValueError:  # a null byte is in no file's name
+            names = []
         if not names and not glob.has_magic(pattern):
             self.report(span, "there is no such file")
-        for name in names:
-            path = folder / name
+        for path in map(folder.joinpath, names):
             real = os.path.realpath(path)
             first = self.included.setdefault(real, span)
             if real in trail:
@@ -287,6 +298,8 @@ class _Values:
         self.reading = reading
         self.report = reading.report
         self.spots: dict[Path, _Spot] = {}
+        self.expanded: set[Path] = set()
+        self.unset: set[Path] = set()
 
     def read(self) -> dict[str, Any]:
         root = _compose(self.source, self.report)
@@ -319,21 +332,21 @@ class _Values:
     def pairs(self, node: _Node) -> dict[str, tuple[_Node, _Node]]:
         """The keys and values of a mapping, those of its `<<` first, its own above them."""
         own: dict[str, tuple[_Node, _Node]] = {}
+        merge: dict[str, tuple[_Node, _Node]] = {}
         for key, value in zip(node.items[::2], node.items[1::2], strict=True):
             name = self.name(key)
-            if name in own:
-                self.report(key.span, _twice(name, own[name][0].span))
+            known = merge if name == "<<" and key.target.plain else own
+            if name in known:
+                self.report(key.span, _twice(name, known[name][0].span))
             elif name is not None:
-                own[name] = key, value
-        if "<<" not in own:
-            return own
-        _, merge = own.pop("<<")
+                known[name] = key, value
         merged: dict[str, tuple[_Node, _Node]] = {}
-        for other in merge.target.items if merge.target.kind == "list" else [merge]:
-            if other.target.kind == "mapping":
-                merged = self.pairs(other.target) | merged
-            else:
-                self.report(other.span, "`<<` takes a mapping, or a list of mappings")
+        for _, value in merge.values():
+            for other in value.target.items if value.target.kind == "list" else [value]:
+                if other.target.kind == "mapping":
+                    merged = merged | self.pairs(other.target) | merged  # the first wins
+                else:
+                    self.report(other.span, "`<<` takes a mapping, or a list of mappings")
         return merged | own
 
     def name(self, key: _Node) -> str | None:
@@ -351,11 +364,11 @@ class _Values:
 
     def scalar(self, node: _Node, path: Path) -> Any:
         text = _Expansion(self, node, path).text() if "$" in node.text else node.text
-        if path in self.reading.unset or node.tag == "str":
+        if path in self.unset or node.tag == "str":
             return text
         if node.tag is not None:
             return self.tagged(node, text)
-        if path in self.reading.expanded:
+        if path in self.expanded:
             return text or (None if node.plain else "")
         return _resolved(text) if node.plain else text
 
@@ -381,9 +394,9 @@ class _Expansion:
     """
 
     def __init__(self, values: _Values, node: _Node, path: Path) -> None:
+        self.values = values
         self.node = node
         self.path = path
-        self.folder = values.folder
         self.reading = values.reading
 
     def text(self) -> str:
@@ -431,7 +444,7 @@ class _Expansion:
             )
         if len(within) > 1:
             raise _Malformed(start, "a default may hold one `${…}`, and that no other")
-        self.reading.expanded.add(self.path)
+        self.values.expanded.add(self.path)
         name, sign = head.groups()
         value = self.reading.environ.get(name, "") if name else ""
         if sign == "}":
@@ -448,7 +461,7 @@ class _Expansion:
 
     def file(self, name: str, start: int, end: int) -> str:
         """The text of a file, as secrets are mounted: without the line end that editors add."""
-        path = self.folder / name
+        path = self.values.folder / name
         self.reading.files.append(path)
         try:
             data = _bytes(path, MAX_SECRET)
@@ -461,7 +474,7 @@ class _Expansion:
             return UNSET
 
     def missing(self, start: int, end: int, message: str, *, unset: bool = True) -> None:
-        self.reading.unset.add(self.path)
+        self.values.unset.add(self.path)
         if not (unset and self.reading.unset_ok):
             self.reading.report(self.span(start, end), message)
 
@@ -581,8 +594,8 @@ def _compose(source: _Source, report: Report) -> _Node | None:
     except yaml.MarkedYAMLError as error:
         at, message = _explained(error, source)
     except (ValueError, OverflowError):
-        # PyYAML's own, for "\\UFFFFFFFF" and for a %YAML with thousands of digits.
-        at, message = int(parser.index) if parser else 0, "YAML has no number as large as this"
+        # PyYAML's own, for "\UFFFFFFFF" and for a %YAML with thousands of digits.
+        at, message = (int(parser.index) if parser else 0, "YAML has no number as large as this")
     report(_Span(source, at, at), message)
     return None
 
@@ -761,11 +774,12 @@ def _unclosed(source: _Source, began: int, found: int) -> tuple[int, str]:
     if found >= len(source.text.rstrip()):
         return began, f"this `{opening}` is never closed"
     where = source.place(began, began)
-    return found, f"a `,` or `{closing}` is missing before this; the `{opening}` is at {where}"
+    return (found, f"a `,` or `{closing}` is missing before this; the `{opening}` is at {where}")
 
 
 _SYNTAX = (
     ("directive", "began", "a line that begins with `%` is for YAML itself; put text in quotes"),
+    ("incompatible YAML", "found", "only YAML 1.2 is read here; take this line away"),
     ("scanning an a", "began", "text that begins with `{char}` needs quotes"),
     ("tag", "began", "text that begins with `!` needs quotes"),
     ("quoted scalar: found unexpected", "began", "this quote is never closed"),

@@ -93,8 +93,15 @@ def mask(line: str) -> str:
 
 
 def cover(text: str) -> str:
-    """`*` for each character, but for line ends and the names in `${…}`."""
-    return _KEPT.sub(lambda part: part[1] or "*", text)
+    """`*` for each character, but for line ends and what a `${…}` names."""
+
+    def covered(part: re.Match[str]) -> str:
+        kept, reference, default, end = part.groups()
+        if reference:
+            return f"{reference}{_CHARACTER.sub('*', default)}{end}"
+        return kept or "*"
+
+    return _PARTS.sub(covered, text)
 
 
 _SECRET = re.compile(
@@ -113,7 +120,12 @@ _BARE = (
     re.compile(r"(?i)(\b(?:bearer|basic)\s)([^\s\"',}\]]+)"),
     re.compile(r"()(\bsk-[\w-]{8,})"),
 )
-_KEPT = re.compile(r"(\$\{(?:file:[^}]*|[A-Za-z_]\w*(?::[-+])?)|\}|[\r\n]+ *)|.", re.DOTALL)
+_PARTS = re.compile(
+    r"(\$\{(?:[A-Za-z_]\w*|file:[^}]*)(?:\}|\Z)|[\r\n]+ *)"
+    r"|(\$\{[A-Za-z_]\w*:[-+])([^}]*)(\}?)|.",
+    re.DOTALL,
+)
+_CHARACTER = re.compile(r"[^\r\n]")
 
 
 def _opened(text: str) -> int:
@@ -157,8 +169,7 @@ def _window(widths: list[int], caret: int) -> tuple[int, int]:
 def _visible(text: str) -> str:
     """`text` as any terminal shows it: no control characters, nothing that turns the direction."""
     return "".join(
-        char if char.isprintable() or char == "\n" else "    " if char == "\t" else _code(char)
-        for char in text
+        char if char.isprintable() else "    " if char == "\t" else _code(char) for char in text
     )
 
 

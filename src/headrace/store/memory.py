@@ -6,10 +6,11 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from sys import getsizeof
 from typing import Generic, NamedTuple, TypeVar
 
+from headrace.options import Size
 from headrace.store import Full, Step, Store, Value
 
 Kept = TypeVar("Kept")
@@ -21,9 +22,9 @@ class Memory(Store):
 
     entries: int = 100_000
     """How many values, and how many steps' numbers; the least recently used go first."""
-    size: int = 64_000_000
+    size: Size = field(default_factory=lambda: Size(64_000_000))
     """How many bytes of values, and as many of numbers, all that Python needs for them included."""
-    value: int = 1_000_000
+    value: Size = field(default_factory=lambda: Size(1_000_000))
     """How large a single value may be, in bytes."""
 
     def __post_init__(self) -> None:
@@ -39,9 +40,10 @@ class Memory(Store):
 
     async def set(self, key: str, value: bytes, *, ttl: float) -> bool:
         """Keep a value for `ttl` seconds; False where it is larger than `value`, or than all."""
-        if len(value) > self.value:
+        if len(value) > min(self.value, self.size):
             return False
-        return self._values.put(key, value, _now() + ttl, getsizeof(value))
+        self._values.put(key, value, _now() + ttl, getsizeof(value))
+        return True
 
     async def delete(self, key: str) -> bool:
         """Forget a value; whether there was one."""
@@ -125,17 +127,14 @@ class _Bounded(Generic[Kept]):
         self._kept.move_to_end(key)
         return entry.value
 
-    def put(self, key: str, value: Kept, until: float, weight: int) -> bool:
-        """Keep it in place of others; False, and nothing changes, where it alone is too much."""
-        weight += ENTRY + getsizeof(key)
-        if weight > self._size:
-            return False
+    def put(self, key: str, value: Kept, until: float, weight: int) -> None:
+        """Keep it in place of others; the newest stays, whatever the bounds."""
         self.drop(key)
+        weight += ENTRY + getsizeof(key)
         self._kept[key] = _Entry(value, until, weight)
         self._weight += weight
-        while self._weight > self._size or len(self._kept) > self._most:
+        while len(self._kept) > 1 and (len(self._kept) > self._most or self._weight > self._size):
             self.drop(next(iter(self._kept)))
-        return True
 
     def drop(self, key: str) -> None:
         """Forget it, if it is there."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headrace.testing.asking import ask, call, raw, text
+    from headrace.testing.building import gateway
     from headrace.testing.client import Client, settled
     from headrace.testing.clock import BACKEND, Clock, ClockLoop, clock
     from headrace.testing.contracts.store import StoreContract
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "asking": ["ask", "call", "raw", "text"],
+    "building": ["gateway"],
     "client": ["Client", "settled"],
     "clock": ["BACKEND", "Clock", "ClockLoop", "clock"],
     "contracts.store": ["StoreContract"],
@@ -54,6 +56,7 @@ __all__ = [
     "chunk",
     "clock",
     "down",
+    "gateway",
     "raw",
     "refuses",
     "says",

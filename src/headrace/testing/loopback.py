@@ -25,7 +25,7 @@ import struct
 from collections.abc import Callable
 from typing import Self
 
-from headrace.testing.misbehaviour import STIMULI, Act, Behaviour, Pause, Received, Step
+from headrace.testing.misbehaviour import STIMULI, Act, Behaviour, Pause, Received, Step, status
 
 
 class Loopback:
@@ -33,7 +33,7 @@ class Loopback:
 
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
-        self._script: list[Behaviour] = []
+        self._script: list[Behaviour] = [status(501, {"error": {"message": "no script"}})]
         self._news = asyncio.Event()
         self.requests: list[Received] = []
         """Every request that came in whole, in order."""
@@ -42,7 +42,7 @@ class Loopback:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self), "127.0.0.1", 0, ssl=self._tls
+            lambda: Connection(self), "127.0.0.1", 0, ssl=self._tls, backlog=1000
         )
         return self
 

@@ -79,19 +79,23 @@ def chunk(data: bytes) -> bytes:
 
 def event(data: Any) -> bytes:
     """A server-sent event with `data` as JSON."""
-    return b"data: %b\n\n" % json.dumps(data, separators=(",", ":")).encode()
+    return b"data: %b\n\n" % _json(data)
+
+
+def _json(data: Any) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def answers(data: Any, *headers: str) -> tuple[Step, ...]:
     """200 with JSON."""
-    body = json.dumps(data).encode()
+    body = _json(data)
     return (whole(body, "content-type: application/json", *headers),)
 
 
 def status(code: int, body: bytes | Any = b"", *headers: str) -> tuple[Step, ...]:
     """Any status, with bytes or JSON."""
     if not isinstance(body, bytes):
-        body, headers = json.dumps(body).encode(), ("content-type: application/json", *headers)
+        body, headers = _json(body), ("content-type: application/json", *headers)
     return (whole(body, *headers, status=code),)
 
 
@@ -193,7 +197,7 @@ def gzip_bomb(_: Received) -> Iterator[Step]:
     yield from [more] * 1023
 
 
-_BODY = json.dumps(COMPLETION).encode()
+_BODY = _json(COMPLETION)
 _SMUGGLED = whole(b'{"smuggled": true}', *PLAIN)
 _STARTED = (STREAM, *(chunk(event(each)) for each in EVENTS[:2]))
 _LENGTH = f"content-length: {len(_BODY)}"

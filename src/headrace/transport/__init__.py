@@ -34,7 +34,10 @@ being_built: ContextVar[Transport] = ContextVar("transport_of_server")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What is sent: an absolute URL, used as it is, and headers in order."""
+    """What is sent: an absolute URL, used as it is, and headers in order.
+
+    `Host` and `Content-Length` are added where they are missing, and nothing else.
+    """
 
     method: str
     url: str
@@ -43,7 +46,10 @@ class Request:
 
 
 class Response(Protocol):
-    """What came back: status and headers at once, the body as it arrives."""
+    """What came back: status and headers at once, the body as it arrives.
+
+    The headers say nothing of a content encoding, for the body has none any more.
+    """
 
     status: int
     headers: Headers
@@ -52,7 +58,7 @@ class Response(Protocol):
         """The body as it is read, content encoding undone; ends cleanly only when complete."""
 
     async def aclose(self) -> None:
-        """Give the connection back if the body was read to its end, else close it. Twice is fine."""
+        """Give the connection back if the body was read to its end, else close it. Idempotent."""
 
 
 class Transport(Protocol):

@@ -12,13 +12,13 @@ import io
 import select
 import ssl
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
 
 import aiohttp
-import aiohttp.client_proto
-import aiohttp.connector
-import aiohttp.http
 import yarl
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.tracing import Trace
 
 from headrace.transport import Request, Response, Transport
 from headrace.transport.decoding import INFLATED, decoded
@@ -74,9 +74,8 @@ class Aiohttp(Transport):
         self._kept = self._fresh = None
 
     def _session(self, *, kept: bool) -> aiohttp.ClientSession:
-        reuse: dict[str, Any] = {"keepalive_timeout": KEPT} if kept else {"force_close": True}
         return aiohttp.ClientSession(
-            connector=_Pool(limit=0, ttl_dns_cache=30, ssl=self._tls, **reuse),
+            connector=_Pool(self._tls, kept=kept),
             cookie_jar=aiohttp.DummyCookieJar(),
             response_class=_Asked,
             skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
@@ -126,7 +125,7 @@ class _Answer:
                 yield piece
         except TimeoutError as error:
             raise failure("idle_timeout") from error
-        except aiohttp.http.HttpProcessingError as error:
+        except HttpProcessingError as error:
             raise failure("upstream_protocol") from error
         except aiohttp.ClientError as error:
             raise failure("upstream_truncated") from error
@@ -153,37 +152,46 @@ class _Asked(aiohttp.ClientResponse):
 
     wire: _Wire
 
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         assert isinstance(connection.protocol, _Wire)
         self.wire = connection.protocol
         try:
             return await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            raise _Died if self.wire.reused and self.wire.silent else _Lost from error
+            raise _Lost if self.wire.heard or not self.wire.reused else _Died from error
 
 
 class _Pool(aiohttp.TCPConnector):
     """Hands out connections that are new, or have said nothing since their last answer."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        make: Callable[..., aiohttp.client_proto.ResponseHandler] = _Wire
+    def __init__(self, tls: ssl.SSLContext, *, kept: bool) -> None:
+        super().__init__(
+            ssl=tls,
+            limit=0,
+            ttl_dns_cache=30,
+            force_close=not kept,
+            keepalive_timeout=KEPT if kept else None,
+        )
+        # There is no public way to say what a connection is made of.
+        make: Callable[..., ResponseHandler] = _Wire
         self._factory = functools.partial(make, loop=self._loop)
 
-    async def connect(self, *request: Any, **options: Any) -> aiohttp.connector.Connection:
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
         while True:
-            connection = await super().connect(*request, **options)
+            connection = await super().connect(req, traces, timeout)
             assert isinstance(connection.protocol, _Wire)
             if connection.protocol.ready():
                 return connection
             connection.close()
 
 
-class _Wire(aiohttp.client_proto.ResponseHandler):
+class _Wire(ResponseHandler):
     """One connection, watched for what aiohttp overlooks."""
 
     reused = False
-    silent = True
+    heard = 0  # bytes that came since the request, up to the answer's head
     _used = False
     _body: aiohttp.StreamReader | None = None
 
@@ -192,19 +200,24 @@ class _Wire(aiohttp.client_proto.ResponseHandler):
         if self._used and (self.should_close or _readable(self.transport)):
             return False
         self.reused, self._used = self._used, True
-        self.silent, self._body = True, None
+        self.heard, self._body = 0, None
         return True
 
     def data_received(self, data: bytes) -> None:
         if data and self._body is not None and self._body.is_eof():
             self.close()  # bytes beyond the answer, or while nothing is asked
             return
-        self.silent = self.silent and not data
+        if self._body is None:
+            self.heard += len(data)
         super().data_received(data)
+        if self._body is None and self.heard > HEAD:  # or interim answers would never end
+            self.set_exception(HttpProcessingError(message="the head is too long"))
         if error := self.exception():
             self._fail(error)  # else the reader of a body that is not HTTP would never know
 
-    def feed_data(self, data: Any, size: int = 0) -> None:
+    def feed_data(
+        self, data: tuple[RawResponseMessage, aiohttp.StreamReader], size: int = 0
+    ) -> None:
         message, body = data
         if message.code >= 200:
             self._body = body

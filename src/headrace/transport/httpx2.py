@@ -21,7 +21,7 @@ import httpcore2
 
 from headrace.transport import Request, Response, Transport
 from headrace.transport.decoding import INFLATED, decoded
-from headrace.transport.wire import KEPT, accepted, failure, trusting
+from headrace.transport.wire import HEAD, KEPT, accepted, failure, trusting
 
 
 class Httpx2(Transport):
@@ -49,21 +49,26 @@ class Httpx2(Transport):
 
     async def aclose(self) -> None:
         """Close every connection."""
+        for kept in self._kept.values():
+            for expiry in kept.values():
+                expiry.cancel()
+        self._kept.clear()
         for connection in list(self._all):
             await connection.aclose()
 
     async def _ask(self, connection: _Connection, request: Request, idle: float) -> Response:
         waits: dict[str, float | None] = {}
         wire = connection.wire
-        before = wire.taken
+        wire.head = wire.taken
         try:
             response = await connection.handle_async_request(_outgoing(request, waits))
         except (httpcore2.RemoteProtocolError, httpcore2.ReadError) as error:
             if not wire.over:
                 raise failure("upstream_protocol") from error
-            if connection.reused and wire.taken == before:
+            if connection.reused and wire.taken == wire.head:
                 raise _Died from error
             raise failure("connection_lost") from error
+        wire.head = None
         waits["read"] = idle  # not before: waiting for the head is the attempt's business
         try:
             return _Answer(response, connection, self._inflated, self._keep)
@@ -165,10 +170,14 @@ class _Wire(httpcore2.AsyncNetworkStream):
         self._writer = writer
         self.taken = 0
         """How many bytes have been read."""
+        self.head: int | None = None
+        """How many had been read before the head that is awaited."""
         self.over = False
         """Whether the end has been read."""
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self.head is not None and self.taken - self.head > HEAD:  # so interim answers end
+            raise httpcore2.RemoteProtocolError("the head is too long")
         try:
             async with asyncio.timeout(timeout):
                 data = await self._reader.read(max_bytes)
@@ -180,7 +189,7 @@ class _Wire(httpcore2.AsyncNetworkStream):
             raise httpcore2.ReadError from self._reader.error
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
             self._writer.write(buffer)
             await self._writer.drain()
@@ -194,7 +203,7 @@ class _Wire(httpcore2.AsyncNetworkStream):
         # Closing in order would first send what is left of the request, or wait for TLS.
         self._writer.transport.abort()
 
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> bool | None:
         if info != "is_readable":  # or over: what httpcore2 asks of a connection that was kept
             return None
         if self._reader.fed > self.taken or self._reader.at_eof():
@@ -220,19 +229,23 @@ class _Reader(asyncio.StreamReader):
         self.feed_eof()
 
 
-async def _open(origin: httpcore2.Origin, tls: ssl.SSLContext, timeout: float) -> _Wire:  # noqa: ASYNC109
+async def _open(origin: httpcore2.Origin, tls: ssl.SSLContext, connect: float) -> _Wire:
     host = origin.host.decode()
     loop = asyncio.get_running_loop()
+    secure = origin.scheme == b"https"
     options: dict[str, Any] = {}
-    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop tries one address after the other
+    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop cannot try addresses side by side
         options["happy_eyeballs_delay"] = 0.25
-    if origin.scheme == b"https":
-        options |= {"ssl": tls, "server_hostname": host}
     reader = _Reader()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(connect):
             transport, protocol = await loop.create_connection(
-                lambda: asyncio.StreamReaderProtocol(reader), host, origin.port, **options
+                lambda: asyncio.StreamReaderProtocol(reader),
+                host,
+                origin.port,
+                ssl=tls if secure else None,
+                server_hostname=host if secure else None,
+                **options,
             )
     except TimeoutError as error:
         raise failure("connect_timeout") from error

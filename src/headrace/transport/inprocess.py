@@ -69,9 +69,16 @@ class Visit:
     async def _run(self) -> None:
         try:
             await self._app(self._scope, self._receive, self._send)
-        finally:
-            if not self._left.is_set():
-                await self._sent.put(None)
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self._end()
+            raise
+        await self._end()
+
+    async def _end(self) -> None:
+        if not self._left.is_set():
+            await self._sent.put(None)
 
     async def _next(self) -> Message:
         message = await self._sent.get()

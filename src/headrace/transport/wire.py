@@ -62,7 +62,7 @@ def accepted(status: int, lines: Iterable[tuple[bytes, bytes]]) -> tuple[Headers
     if "content-length" in headers and "transfer-encoding" in headers:
         raise failure("upstream_protocol", "it says its length in two ways")  # RFC 9112, 6.3
     encoding = ", ".join(headers.getlist("content-encoding"))
-    if encoding:
+    if "content-encoding" in headers:
         encoded = (b"content-encoding", b"content-length")
         headers = Headers(raw=[line for line in raw if line[0] not in encoded])
     return headers, encoding

@@ -159,7 +159,10 @@ def _function(call: Line) -> dict[str, str]:
         case _:
             raise _invalid("a tool call that names no function")
     if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        try:
+            arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+        except RecursionError:
+            raise _invalid("a tool call beyond all bounds") from None
     return {"name": name, "arguments": arguments}
 
 

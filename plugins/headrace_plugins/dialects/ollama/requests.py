@@ -124,9 +124,16 @@ def _format(wanted: Any) -> Any:
     raise _wrong("response_format", "text, json_object, or json_schema with a schema", wanted)
 
 
+# OpenAI's efforts, and what Ollama calls them: docs/api.md and openai/openai.go there.
 _EFFORTS: Mapping[str, str | bool] = {
-    **{"none": False, "minimal": "low", "xhigh": "max", "ultra": "max"},
-    **{effort: effort for effort in ("low", "medium", "high", "max")},
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+    "ultra": "max",
+    "max": "max",
 }
 
 
@@ -194,7 +201,10 @@ def _content(content: Any, where: str) -> tuple[str, list[str]]:
     return "\n".join(texts), images
 
 
-_IMAGES = ("data:;base64", *(f"data:image/{kind};base64" for kind in ("jpeg", "jpg", "png", "webp")))
+_IMAGES = (
+    "data:;base64",
+    *(f"data:image/{kind};base64" for kind in ("jpeg", "jpg", "png", "webp")),
+)
 
 
 def _image(url: str, where: str) -> str:

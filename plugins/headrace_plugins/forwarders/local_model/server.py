@@ -156,7 +156,10 @@ class ModelServer:
                 self._tell(failure=failure)
                 self._log(logging.ERROR, failure)
             else:
-                self._log(logging.WARNING, f"the model server {ended} and is started again")
+                self._log(
+                    logging.WARNING,
+                    f"the model server of {self.alias} {ended}; it is started again",
+                )
             if loop.time() - began > HEALTHY:
                 pause = PAUSE
             await asyncio.sleep(pause)

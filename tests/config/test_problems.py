@@ -1,0 +1,169 @@
+"""How a problem is shown: to a person, to GitHub, and never with a secret."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.config.problems import COLUMNS, Place, Problem, did_you_mean, looks_secret, mask
+
+LINE = "  careful: [cache: {tll: 10m}, fallback]"
+FUZZ = settings(max_examples=int(os.environ.get("FUZZ_CASES", "200")))
+
+
+def caret(problem: Problem) -> str:
+    """What the caret points at."""
+    _, line, below = str(problem).splitlines()
+    return line[below.index("^") : below.rindex("^") + 1]
+
+
+def test_a_problem_names_the_place_and_points_at_it() -> None:
+    problem = Problem(
+        Place("gateway.yaml", 41, 21, 3, LINE), "cache has no option 'tll'; did you mean 'ttl'?"
+    )
+
+    assert str(problem) == (
+        "gateway.yaml:41:21: cache has no option 'tll'; did you mean 'ttl'?\n"
+        "  41 |   careful: [cache: {tll: 10m}, fallback]\n"
+        "     |                     ^^^"
+    )
+
+
+def test_a_problem_without_a_place_is_its_message() -> None:
+    assert str(Problem(None, "cannot read gateway.yaml")) == "cannot read gateway.yaml"
+    assert Problem(None, "a\nb").github() == "::error::a%0Ab"
+
+
+def test_an_empty_line_is_not_shown() -> None:
+    assert str(Problem(Place("g.yaml", 1, 1), "is empty")) == "g.yaml:1:1: is empty"
+
+
+def test_github_is_told_in_its_own_words() -> None:
+    problem = Problem(Place("a,b:c%.yaml", 3, 5, 2, "x"), "50% of\r\nit: no, none")
+
+    assert problem.github() == (
+        "::error file=a%2Cb%3Ac%25.yaml,line=3,col=5::50%25 of%0D%0Ait: no, none"
+    )
+
+
+def test_a_long_line_is_cut_around_the_caret() -> None:
+    source = "a" * 300 + "tll" + "b" * 300
+    problem = Problem(Place("g.yaml", 7, 301, 3, source), "no")
+
+    line = str(problem).splitlines()[1].removeprefix("  7 | ")
+    assert caret(problem) == "tll"
+    assert len(line) == COLUMNS
+    assert line.startswith("…a")
+    assert line.endswith("b…")
+
+
+def test_a_line_is_cut_only_where_it_is_too_long() -> None:
+    start = str(Problem(Place("g.yaml", 1, 1, 3, "tll" + "b" * 300), "no"))
+    end = str(Problem(Place("g.yaml", 1, 301, 3, "a" * 300 + "tll"), "no"))
+
+    assert "| tllb" in start
+    assert "b…\n" in start
+    assert "| …a" in end
+    assert "tll\n" in end
+
+
+def test_the_caret_ends_where_the_line_is_cut() -> None:
+    problem = Problem(Place("g.yaml", 1, 1, 500, "a" * 500), "no")
+
+    assert caret(problem) == "a" * (COLUMNS - 2)
+
+
+def test_tabs_and_wide_characters_do_not_move_the_caret() -> None:
+    tab = Problem(Place("g.yaml", 1, 3, 3, "a\ttll"), "no")
+    wide = Problem(Place("g.yaml", 1, 5, 3, "a漢e\u0301tll"), "no")
+
+    assert str(tab).splitlines()[2] == "    |      ^^^"
+    assert str(wide).splitlines()[2] == "    |     ^^^"
+
+
+def test_control_characters_are_shown_not_sent() -> None:
+    problem = Problem(Place("g.yaml", 1, 2, 3, "\x1btll\u202e"), "found \x1b[31m")
+
+    assert str(problem) == ("g.yaml:1:2: found \\x1b[31m\n  1 | \\x1btll\\u202e\n    |     ^^^")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("api_key: sk-1234", "api_key: *******"),
+        ("  - api_key: 'it''s'  # why", "  - api_key: *******  # why"),
+        ("password: a,b}c d # why", "password: ******* # why"),
+        ('{api_key: a b, tll: 10m, secret: "a, b"}', "{api_key: ***, tll: 10m, secret: ******}"),
+        ('{"api_key":"sk","a":1}', '{"api_key":****,"a":1}'),
+        ("api_keys: [a, b] # c", "api_keys: ****** # c"),
+        ("api_key: {header: x}", "api_key: {header: x}"),
+        ("api_key: ${KEY}", "api_key: ${KEY}"),
+        ("api_key: ${KEY:-abc}", "api_key: ${KEY:-***}"),
+        ("key: x${file:/run/x}y", "key: *${file:/run/x}*"),
+        ("api_key:sk-1", "api_key:****"),
+        ("password: *abc", "password: ****"),
+        ('password: "abc', "password: ****"),
+        ("# token: abc", "# token: ***"),
+        ("limits: {tokens: 2M/day, requests: 5/s}", "limits: {tokens: 2M/day, requests: 5/s}"),
+        ("store: redis://u:p@ss@h:1/0", "store: redis://u:****@h:1/0"),
+        ("store: redis://:${PW}@h", "store: redis://:${PW}@h"),
+        ("url: https://token@h/p", "url: https://*****@h/p"),
+        ("url: https://h:80/p?a=b&api_key=c&d=e", "url: https://h:80/p?a=b&api_key=*&d=e"),
+        ("x-header: Bearer abc", "x-header: Bearer ***"),
+        ("extra: sk-proj-12345678", "extra: ****************"),
+        ("base_url: http://ollama:11434", "base_url: http://ollama:11434"),
+    ],
+)
+def test_a_line_is_shown_without_its_secrets(line: str, shown: str) -> None:
+    assert mask(line) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_key",
+        "apiKey",
+        "key",
+        "keys",
+        "OPENAI_API_KEY",
+        "x-api-key",
+        "api_key_2",
+        "client_secret",
+    ]
+    + ["token", "access_token", "password", "Authorization", "credentials", "passwd"],
+)
+def test_a_name_that_says_secret_is_believed(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["tokens", "max_tokens", "model", "ttl", "keyed", "base_url"])
+def test_another_name_hides_nothing(name: str) -> None:
+    assert not looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("tll", "; did you mean 'ttl'?"),
+        ("TTL", "; did you mean 'ttl'?"),
+        ("fallbck", "; did you mean 'Fallback'?"),
+        ("something", ""),
+        ("", ""),
+        ("t" * 100_000, ""),
+    ],
+)
+def test_a_word_like_another_is_taken_for_it(word: str, hint: str) -> None:
+    assert did_you_mean(word, ["ttl", "size", "Fallback"]) == hint
+
+
+@FUZZ
+@given(st.text(), st.integers(1, 300), st.integers(1, 300))
+def test_any_line_can_be_shown(source: str, column: int, width: int) -> None:
+    shown = str(Problem(Place("g.yaml", 1, column, width, source), "no"))
+
+    assert len(mask(source)) == len(source)
+    assert re.fullmatch(r"g.yaml:1:\d+: no(\n  1 \| .*\n    \|  *\^+)?", shown)
