@@ -118,7 +118,7 @@ async def test_a_client_that_leaves_in_the_middle_cancels_its_call(served: Serve
 
 async def test_a_client_that_leaves_during_a_wait_is_not_asked_for_again(clock: Clock) -> None:
     text = """
-        upstreams: {a: {forwarder: mock, plugins: [retry: {wait: 1h, longest: 1h}]}}
+        upstreams: {a: {forwarder: mock, plugins: [retry: {wait: 5m, longest: 5m}]}}
         routes: {"*": a}
     """
     async with serving(text) as served:
@@ -346,11 +346,12 @@ async def test_a_client_that_stops_reading_is_cut_off(clock: Clock) -> None:
         await settled()
 
         clock.advance(61)
-        await visit.task
+        await settled()
 
         assert served.upstream.open == 0
         assert served.records[0].outcome == "client_closed"
         visit.leave()
+        await visit.task
 
 
 async def test_the_host_applications_user_is_the_caller() -> None:

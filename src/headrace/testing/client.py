@@ -27,8 +27,10 @@ class Response:
             yield chunk
 
     async def read(self) -> bytes:
-        """The whole body."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        """The whole body; returns when the application has ended."""
+        body = b"".join([chunk async for chunk in self.chunks()])
+        await self._visit.task
+        return body
 
     async def json(self) -> Any:
         """The whole body as JSON."""
