@@ -39,9 +39,10 @@ if TYPE_CHECKING:
         RateLimited,
         TimedOut,
         Unauthorized,
+        Unsupported,
         UpstreamError,
     )
-    from headrace.exchange import exchange, read_all
+    from headrace.exchange import exchange, fetch_json, read_all
     from headrace.forwarder import Forwarder, Found
     from headrace.framing import NDJSON, SSE, Frame, sse
     from headrace.gateway import Gateway
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "body": ["REMOVED"],
     "call": [
-        *("PASSTHROUGH", "Call", "Caller", "Deadline", "Limits", "Target", "Targets"),
-        *("Timeouts", "leaves"),
+        *("PASSTHROUGH", "Call", "Caller", "Deadline", "Limits", "Outgoing", "Target"),
+        *("Targets", "Timeouts", "leaves"),
     ],
     "chain": ["Next", "Plugin", "compose"],
     "credentials": ["bearer"],
@@ -64,9 +65,9 @@ _HOMES = {
     "errors": [
         *("BadRequest", "CallError", "ConfigError", "Forbidden", "HeadraceError"),
         *("MethodNotAllowed", "NotFound", "Overloaded", "RateLimited", "TimedOut"),
-        *("Unauthorized", "UpstreamError"),
+        *("Unauthorized", "Unsupported", "UpstreamError"),
     ],
-    "exchange": ["exchange", "read_all"],
+    "exchange": ["exchange", "fetch_json", "read_all"],
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
@@ -107,6 +108,7 @@ __all__ = [
     "Next",
     "NotFound",
     "Observer",
+    "Outgoing",
     "Overloaded",
     "Plugin",
     "Rate",
@@ -126,12 +128,14 @@ __all__ = [
     "Translation",
     "Transport",
     "Unauthorized",
+    "Unsupported",
     "UpstreamError",
     "Usage",
     "__version__",
     "bearer",
     "compose",
     "exchange",
+    "fetch_json",
     "leaves",
     "read_all",
     "sha256",

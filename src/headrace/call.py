@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
@@ -85,6 +85,13 @@ class Timeouts:
     """Between two reads of an answer."""
     total: float = 600.0
     """For the whole call, all attempts and the last byte included."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """Headers that the upstream gets beside its own; told by a plugin to the forwarder below."""
+
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

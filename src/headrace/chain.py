@@ -14,7 +14,12 @@ Next: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 
 class Plugin(Protocol):
-    """Wraps a call: looks, changes, refuses, asks again, or answers itself."""
+    """Wraps a call: looks, changes, refuses, asks again, or answers itself.
+
+    A class may say more about its plugins by attributes: `authenticates`, where each call that
+    passes has shown who asks; `divides`, where it tries several targets, taking the outer list
+    apart; `inside_attempt`, where among an upstream's plugins it belongs inside each attempt.
+    """
 
     def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:
         """Answer `call`, most often by asking `call_next`."""

@@ -225,6 +225,15 @@ class UpstreamError(CallError):
         self.args = (self.message,)
 
 
+class Unsupported(UpstreamError):
+    """The call asks for what this upstream cannot do; another target may."""
+
+    def __init__(
+        self, message: str, *, code: str = "unsupported_parameter", param: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, param=param, status=400, again=False)
+
+
 def _type_of(status: int) -> str:
     """The error type that belongs to a status of a failed upstream."""
     match status:

@@ -11,11 +11,14 @@ import email.utils
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 from urllib.parse import quote, urlsplit
+
+import orjson
 
 from starlette.datastructures import Headers
 
-from headrace.call import PASSTHROUGH, Call, Limits, Timeouts
+from headrace.call import PASSTHROUGH, Call, Limits, Outgoing, Timeouts
 from headrace.errors import BadRequest, UpstreamError
 from headrace.framing import NDJSON, SSE, Decoder
 from headrace.reply import Event, Framing, Reply
@@ -90,7 +93,8 @@ def _outgoing(call: Call) -> dict[str, str]:
     client = call.headers.get("user-agent", "")
     sent["user-agent"] = f"headrace/{__version__} {client}".strip()
     sent["accept-encoding"] = "identity"
-    return sent
+    told = call.told(Outgoing)
+    return {**sent, **{k.lower(): v for k, v in told.headers.items()}} if told else sent
 
 
 def _incoming(headers: Headers) -> dict[str, str]:
@@ -145,6 +149,23 @@ async def read_all(response: Response, limit: int) -> bytes:
             )
         pieces.append(chunk)
     return b"".join(pieces)
+
+
+async def fetch_json(
+    transport: Transport, url: str, headers: Mapping[str, str], *, patience: float, limit: int
+) -> Any:
+    """The JSON value at `url`, for lists of models and the like. Raises `UpstreamError`."""
+    lines = {"accept": "application/json", "accept-encoding": "identity", **headers}
+    request = Request(method="GET", url=url, headers=tuple(lines.items()), body=b"")
+    response = await transport.send(request, connect=patience, idle=patience)
+    try:
+        if response.status != 200:
+            raise await _refusal(response)
+        return orjson.loads(await read_all(response, limit))
+    except orjson.JSONDecodeError:
+        raise UpstreamError("what it lists is not JSON", code="upstream_invalid") from None
+    finally:
+        await response.aclose()
 
 
 async def _refusal(response: Response) -> UpstreamError:

@@ -116,7 +116,11 @@ class Local:
     async def _ask(self, call: Call, address: str) -> Reply:
         if self._server is None and address == _NOT_STARTED and self.transport.name != "capture":
             raise self._unavailable()
-        path = call.path if call.operation == PASSTHROUGH else f"/v1{call.dialect.path(call.operation)}"
+        path = (
+            call.path
+            if call.operation == PASSTHROUGH
+            else f"/v1{call.dialect.path(call.operation)}"
+        )
         return await exchange(call, self.transport, base_url=address, path=path)
 
     def _unavailable(self) -> UpstreamError:

@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-import orjson
-
 from headrace import (
     PASSTHROUGH,
     Call,
     Found,
     Reply,
-    Request,
     Secret,
     Transport,
     UpstreamError,
     exchange,
-    read_all,
+    fetch_json,
 )
 
 _LISTING_SIZE = 4_000_000
@@ -46,7 +43,10 @@ class Ollama:
     transport: Transport = field(default_factory=Transport.of_server)
 
     brings: ClassVar[tuple[Mapping[str, Any], ...]] = ({"transform": {"to": "ollama"}},)
-    timeouts: ClassVar[Mapping[str, str]] = {"first_event": "300s"}  # a model loads in silence
+    timeouts: ClassVar[Mapping[str, str]] = {
+        "first_event": "300s",  # a model loads in silence
+        "idle": "300s",  # a tool call comes whole, in one line
+    }
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
@@ -99,22 +99,16 @@ class Ollama:
         ]
 
     async def _tags(self, patience: float) -> list[Any]:
-        request = Request(
-            method="GET",
-            url=f"{self.base_url}/api/tags",
-            headers=tuple({"accept": "application/json", **self._own_headers()}.items()),
-            body=b"",
+        listed = await fetch_json(
+            self.transport,
+            f"{self.base_url}/api/tags",
+            self._own_headers(),
+            patience=patience,
+            limit=_LISTING_SIZE,
         )
-        response = await self.transport.send(request, connect=patience, idle=patience)
         try:
-            body = await read_all(response, _LISTING_SIZE)
-        finally:
-            await response.aclose()
-        if response.status != 200:
-            raise UpstreamError.refused(response.status, body)
-        try:
-            return [model for model in orjson.loads(body)["models"] or () if model["name"]]
-        except (ValueError, KeyError, TypeError):
+            return [model for model in listed["models"] or () if model["name"]]
+        except (KeyError, TypeError):
             raise UpstreamError("its list of models is none", code="upstream_invalid") from None
 
     def _own_headers(self) -> dict[str, str]:

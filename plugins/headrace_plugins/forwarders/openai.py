@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import orjson
-
 from headrace import (
     PASSTHROUGH,
     Call,
     Found,
     Reply,
-    Request,
     Secret,
     Transport,
     UpstreamError,
     exchange,
-    read_all,
+    fetch_json,
 )
 
 _LISTING_SIZE = 4_000_000
@@ -70,22 +67,16 @@ class OpenAI:
 
     async def models(self) -> list[str]:
         """The ids of `GET /models`."""
-        request = Request(
-            method="GET",
-            url=f"{self.base_url}/models",
-            headers=tuple({"accept": "application/json", **self._own_headers()}.items()),
-            body=b"",
+        listed = await fetch_json(
+            self.transport,
+            f"{self.base_url}/models",
+            self._own_headers(),
+            patience=2,
+            limit=_LISTING_SIZE,
         )
-        response = await self.transport.send(request, connect=2, idle=2)
         try:
-            body = await read_all(response, _LISTING_SIZE)
-        finally:
-            await response.aclose()
-        if response.status != 200:
-            raise UpstreamError.refused(response.status, body)
-        try:
-            return [str(model["id"]) for model in orjson.loads(body)["data"]]
-        except (ValueError, KeyError, TypeError):
+            return [str(model["id"]) for model in listed["data"]]
+        except (KeyError, TypeError):
             raise UpstreamError("its list of models is none", code="upstream_invalid") from None
 
     @classmethod

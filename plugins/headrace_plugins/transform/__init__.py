@@ -12,6 +12,7 @@ from headrace import (
     Call,
     HeadraceError,
     Next,
+    Outgoing,
     Reply,
     Translation,
     translation,
@@ -35,9 +36,14 @@ class Transform:
     remove: list[str] = field(default_factory=list)
     """Top-level members of the body that are taken away."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Headers of the request, and what each is set to."""
+    """Headers that the upstream gets, beside those that always go along."""
     reply_headers: dict[str, str] = field(default_factory=dict)
     """Headers of the reply, and what each is set to."""
+
+    @property
+    def inside_attempt(self) -> bool:
+        """A change of dialect stands inside each attempt, where the call has its target's model."""
+        return self.to is not None
 
     def __post_init__(self) -> None:
         self._translation: Translation | None = None
@@ -64,9 +70,8 @@ class Transform:
 
     def _changed(self, call: Call) -> Call:
         if self.headers:
-            headers = call.headers.mutablecopy()
-            headers.update(self.headers)
-            call = call.replace(headers=headers)
+            told = call.told(Outgoing)
+            call = call.telling(Outgoing({**(told.headers if told else {}), **self.headers}))
         if call.operation == PASSTHROUGH or not call.body:
             return call
         edits = self._edits(call) if self.set or self.default or self.remove else {}

@@ -169,21 +169,22 @@ class _Builder:
         written = self.parts.fill(UpstreamOptions, path, value, f"upstream {name!r}")
         if written is None:
             return None
-        forwarder = self.parts.make("forwarders", (*path, "forwarder"), written.forwarder)
-        plugins = self._plugins((*path, "plugins"), _part(value, "plugins"))
+        with self.parts.lenient(not written.enabled):
+            forwarder = self.parts.make("forwarders", (*path, "forwarder"), written.forwarder)
+            plugins = self._plugins((*path, "plugins"), _part(value, "plugins"))
         if not written.enabled:
             disabled.append(name)
             return None
         if forwarder is None:
             return None
         suited = self._suited(forwarder).over(Timeouts())
-        brought = self._brought(forwarder, plugins)
+        inside = tuple(p for p in plugins if getattr(p, "inside_attempt", False))
         models = written.models
         return Upstream(
             name=name,
             forward=forwarder,
-            plugins=tuple(plugin for plugin in plugins if plugin not in brought),
-            brought=brought,
+            plugins=tuple(plugin for plugin in plugins if plugin not in inside),
+            brought=(*inside, *_brought(forwarder, inside)),
             models=models if isinstance(models, dict) else {model: model for model in models},
             labels=written.labels,
             timeouts=written.timeouts.over(_later(suited, defaults)),
@@ -194,16 +195,6 @@ class _Builder:
     def _suited(self, forwarder: Any) -> TimeoutOptions:
         suits = getattr(forwarder, "timeouts", {})
         return self.parts.fill(TimeoutOptions, (), dict(suits), "timeouts") or TimeoutOptions()
-
-    def _brought(self, forwarder: Any, written: tuple[Plugin, ...]) -> tuple[Plugin, ...]:
-        """What the forwarder brings along; a written plugin of the same kind takes its place."""
-        brought = []
-        for value in getattr(forwarder, "brings", ()):
-            ((name, options),) = value.items()
-            kind = registry.named("plugins", name)
-            own = [p for p in written if type(p) is kind and _covers(p, options)]
-            brought.append(own[-1] if own else kind(**options))
-        return tuple(brought)
 
     def _route(self, key: str, value: Any, disabled: set[str]) -> Route | None:
         path: Path = ("routes", key)
@@ -361,8 +352,13 @@ def _later(suited: Timeouts, defaults: Timeouts) -> Timeouts:
     return Timeouts(**{**vars(defaults), **own})
 
 
-def _covers(plugin: Plugin, options: Mapping[str, Any]) -> bool:
-    return all(getattr(plugin, name) == value for name, value in options.items())
+def _brought(forwarder: Any, written: tuple[Plugin, ...]) -> Iterator[Plugin]:
+    """What a forwarder brings along; a written plugin of the same kind takes its place."""
+    for value in getattr(forwarder, "brings", ()):
+        ((name, options),) = value.items()
+        kind = registry.named("plugins", name)
+        if not any(type(plugin) is kind for plugin in written):
+            yield kind(**options)
 
 
 def _without(targets: Targets, disabled: set[str]) -> Targets:

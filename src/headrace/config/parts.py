@@ -6,7 +6,8 @@ import ast
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from headrace import registry
 from headrace.config.document import Document, Path
-from headrace.config.problems import Problem, did_you_mean
+from headrace.config.problems import Problem, did_you_mean, looks_secret
 from headrace.registry import Group
 from headrace.store import Store
 from headrace.transport import Transport
@@ -86,6 +87,16 @@ class Parts:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.problems: list[Problem] = list(document.problems)
+        self._lenient = False
+
+    @contextmanager
+    def lenient(self, lenient: bool) -> Iterator[None]:
+        """Within this, what `${…}` gave is not judged: right for what is switched off."""
+        self._lenient = lenient
+        try:
+            yield
+        finally:
+            self._lenient = False
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> None:
         """Note a problem with the value at `path`, or with its key."""
@@ -146,7 +157,8 @@ class Parts:
         try:
             return part(**values)
         except (ValueError, TypeError) as error:
-            self.problem(path, f"{what}: {error}")
+            if not self._lenient:
+                self.problem(path, f"{what}: {error}")
             return None
 
     def check(self, kind: Any, path: Path, value: Any, what: str) -> Any:
@@ -156,7 +168,8 @@ class Parts:
         except ValidationError as error:
             for fault in error.errors(include_url=False):
                 where = self._where(path, fault["loc"])
-                self.problem(where, f"{what} {self._said(where, fault)}")
+                if not (self._lenient and where in self.document.expanded):
+                    self.problem(where, f"{what} {self._said(where, fault)}")
             return None
 
     def _where(self, path: Path, below: Sequence[int | str]) -> Path:
@@ -173,7 +186,8 @@ class Parts:
         message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ")
         message = message[:1].lower() + message[1:]
         shown = isinstance(fault["input"], str | int | float) and path not in self.document.expanded
-        secret = "secret" in message.lower() or fault["type"] == "value_error"
+        named_secret = any(looks_secret(str(key)) for key in path)
+        secret = named_secret or "secret" in message.lower() or fault["type"] == "value_error"
         return f"{message}, found {fault['input']!r}" if shown and not secret else message
 
 

@@ -11,7 +11,7 @@ import json
 from functools import partial
 from typing import Any, ClassVar
 
-from headrace import BadRequest, Call, Reply, UpstreamError
+from headrace import BadRequest, Call, Reply, Unsupported, UpstreamError
 from headrace_plugins.dialects.ollama.carried import dropped, refuse
 from headrace_plugins.dialects.ollama.replies import chunks, whole
 from headrace_plugins.dialects.ollama.requests import chat, embed, generate
@@ -31,7 +31,7 @@ class Ollama:
     def request(self, call: Call) -> Call:
         """The call in the form, and for the path, that Ollama has for its operation."""
         if call.operation not in _OPERATIONS:
-            raise BadRequest(
+            raise Unsupported(
                 f"an Ollama server has no answer to {call.operation} calls",
                 code="unsupported_operation",
             )

@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from headrace import BadRequest, Call
+from headrace import Call, Unsupported
 
 Known = Mapping[str, Any]
 
@@ -84,11 +84,11 @@ _SHOWN = 20
 
 
 def refuse(call: Call) -> None:
-    """Raise `BadRequest` for a member without which the answer would be another one."""
+    """Raise `Unsupported` for a member without which the answer would be another one."""
     for name, harmless in _REFUSED.items():
         value = call.members.get(name)
         if value is not None and value not in harmless:
-            raise BadRequest(
+            raise Unsupported(
                 f"an Ollama server has nothing like '{name}', found {reprlib.repr(value)}; "
                 "leave it out, or name a model of another upstream",
                 param=name, code="unsupported_parameter",

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from headrace import BadRequest, Call
+from headrace import BadRequest, Call, Unsupported
 from headrace_plugins.dialects.ollama.carried import AS_IT_IS, LIMITS, MESSAGES, NUMBERS
 
 Members = Mapping[str, Any]
@@ -94,7 +94,7 @@ def _options(members: Members) -> dict[str, Any]:
 def _tools(members: Members) -> list[Any] | None:
     choice = members.get("tool_choice")
     if choice not in (None, "auto", "none"):
-        raise BadRequest(
+        raise Unsupported(
             f"an Ollama server cannot be told which tool to call, found {reprlib.repr(choice)}; "
             "'tool_choice' may be auto or none, or name a model of another upstream",
             param="tool_choice", code="unsupported_value",

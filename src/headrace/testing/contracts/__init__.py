@@ -1,0 +1,1 @@
+"""Suites of tests that your own classes can inherit."""
