@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from headrace.testing.clock import BACKEND, Clock
-from headrace.testing.clock import clock as running_clock
 
 
 @pytest.fixture
@@ -20,4 +19,4 @@ def anyio_backend() -> tuple[str, Mapping[str, Any]]:
 @pytest.fixture
 async def clock() -> Clock:
     """The clock of the test's event loop."""
-    return running_clock()
+    return Clock.running()

@@ -44,5 +44,6 @@ class Retry:
 
     def _wait(self, made: int, error: UpstreamError) -> float:
         """Seconds to wait after `made` tries."""
-        drawn = random.uniform(0, min(self.longest, self.wait * 2 ** (made - 1)))
+        most = min(self.longest, self.wait * 2 ** (made - 1))
+        drawn = random.uniform(0, most)  # noqa: S311  no secret depends on it
         return max(drawn, error.retry_after or 0)

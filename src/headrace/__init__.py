@@ -42,10 +42,10 @@ if TYPE_CHECKING:
         Unsupported,
         UpstreamError,
     )
-    from headrace.exchange import exchange, fetch_json, read_all
     from headrace.forwarder import Forwarder, Found
     from headrace.framing import NDJSON, SSE, Frame, sse
     from headrace.gateway import Gateway
+    from headrace.http_exchange import exchange, fetch_json, read_all
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.record import Attempt, Observer, Record, Usage
     from headrace.registry import translation
@@ -67,7 +67,7 @@ _HOMES = {
         *("MethodNotAllowed", "NotFound", "Overloaded", "RateLimited", "TimedOut"),
         *("Unauthorized", "Unsupported", "UpstreamError"),
     ],
-    "exchange": ["exchange", "fetch_json", "read_all"],
+    "http_exchange": ["exchange", "fetch_json", "read_all"],
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],

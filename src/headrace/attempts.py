@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from headrace.call import PASSTHROUGH, Call, Limits, Target, Timeouts, leaves
+from headrace.call import PASSTHROUGH, Call, Limits, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, UpstreamError
 from headrace.reading import Reading, first_of, reading_of

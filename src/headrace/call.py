@@ -130,7 +130,7 @@ class Call:
 
     @cached_property
     def json(self) -> Any:
-        """The body, read once; raises `BadRequest` where it is not usable JSON. Do not change it."""
+        """The body, read once; raises `BadRequest` where it is no usable JSON. Do not change it."""
         return bodies.read(self.body)
 
     @property

@@ -91,7 +91,7 @@ class Translation(Protocol):
     name: ClassVar[str]
 
     def request(self, call: Call) -> Call:
-        """The call in this dialect, body and path. Raises `Unsupported` for what it cannot carry."""
+        """The call in this dialect, body and path. Raises `Unsupported` for what has no place."""
 
     def reply(self, call: Call, reply: Reply) -> Reply:
         """The upstream's reply in OpenAI's form, for the call as it was in OpenAI's form."""

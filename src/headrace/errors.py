@@ -248,7 +248,7 @@ def _type_of(status: int) -> str:
 
 
 def _told(body: bytes) -> dict[str, str | None]:
-    """What an error body says, in OpenAI's members: an object, Ollama's plain string, or nothing."""
+    """What an error body says in OpenAI's members: an object, a plain string, or nothing."""
     try:
         said: Any = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -7,6 +7,7 @@ of a transport that keeps what it is given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -159,10 +160,8 @@ async def _sent(
     except Kept as kept:
         request = kept.request
         body = _masked(request.body.decode("utf-8", "replace"), upstream.secrets)
-        try:
+        with suppress(orjson.JSONDecodeError):
             body = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            pass
         told |= {
             "method": request.method,
             "url": _masked(request.url, upstream.secrets),

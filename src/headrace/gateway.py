@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,7 +72,7 @@ class Gateway:
             ),
             dialects=dialects,
             listings={
-                name: upstream.forward.models  # type: ignore[attr-defined]
+                name: upstream.forward.models
                 for name, upstream in plan.upstreams.items()
                 if hasattr(upstream.forward, "models")
             },
@@ -119,7 +119,7 @@ class Gateway:
             stack.push_async_callback(self.plan.transport.aclose)
             stack.push_async_callback(self.plan.store.aclose)
             for part in self._parts():
-                if hasattr(part, "__aenter__"):
+                if isinstance(part, AbstractAsyncContextManager):
                     await stack.enter_async_context(part)
             self._running += 1
             try:
@@ -132,13 +132,9 @@ class Gateway:
 
         `openai.AsyncOpenAI(base_url="http://headrace/v1", http_client=gateway.client(), ...)`
         """
-        import httpx2
+        from headrace.transport.inprocess import client
 
-        from headrace.transport.inprocess import InProcess
-
-        return httpx2.AsyncClient(
-            transport=InProcess(self), base_url="http://headrace/v1", timeout=None
-        )
+        return client(self, base_url="http://headrace/v1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: HTTP, or the lifespan where it stands alone."""

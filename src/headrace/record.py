@@ -110,4 +110,4 @@ class Record:
 
 
 Observer = Callable[[Record], None]
-"""Is told of every closed record. It must not block; what it raises is logged and goes no further."""
+"""Is told of every closed record. It must not block; what it raises is logged, and that is all."""

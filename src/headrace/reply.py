@@ -163,8 +163,8 @@ async def shielded(work: Awaitable[Result]) -> Result:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
             cancelled = error
-        except BaseException:
-            break  # the work's own failure: told below
+        except BaseException:  # noqa: BLE001  the work's own failure, told below
+            break
     if cancelled and not task.cancelled():
         task.exception()
         raise cancelled

@@ -24,7 +24,17 @@ from ollama._types import ChatRequest, EmbedRequest, GenerateRequest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from headrace import NDJSON, BadRequest, Call, Event, Next, Reply, Unsupported, UpstreamError, compose
+from headrace import (
+    NDJSON,
+    BadRequest,
+    Call,
+    Event,
+    Next,
+    Reply,
+    Unsupported,
+    UpstreamError,
+    compose,
+)
 from headrace.attempts import Attempts, Upstream
 from headrace.testing import Upstream as Scripted
 from headrace.testing import ask, call, down, raw, text

@@ -59,11 +59,9 @@ class Local:
     async def __aenter__(self) -> Self:
         """Have the file, start the server. A failure is told once, and again to each call."""
         try:
-            file = model_file(self.model) or await asyncio.to_thread(
-                fetch, self.model, progress=sys.stderr
-            )
+            found = model_file(self.model)
             server = ModelServer(
-                model=file,
+                model=found or await asyncio.to_thread(fetch, self.model, progress=sys.stderr),
                 alias=self.name,
                 context=self.context,
                 parallel=self.parallel,

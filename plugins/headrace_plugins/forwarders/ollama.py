@@ -127,7 +127,7 @@ def _address(written: str) -> str:
     bare = "://" not in written
     url = urlsplit(f"http://{written}" if bare else written)
     host = url.hostname or "127.0.0.1"
-    if host in ("0.0.0.0", "::"):  # where a server listens, which is no place to reach it at
+    if host in ("0.0.0.0", "::"):  # noqa: S104  where a server listens, which is no place to reach it at
         host = "127.0.0.1"
     port = url.port or (_PORT if bare else None)
     place = f"[{host}]" if ":" in host else host

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headrace.testing.asking import ask, call, raw, text
     from headrace.testing.building import gateway
     from headrace.testing.client import Client, settled
-    from headrace.testing.clock import BACKEND, Clock, ClockLoop, clock
+    from headrace.testing.clock import BACKEND, Clock, ClockLoop
     from headrace.testing.contracts.store import StoreContract
     from headrace.testing.loopback import Loopback
     from headrace.testing.script import (
@@ -33,7 +33,7 @@ _HOMES = {
     "asking": ["ask", "call", "raw", "text"],
     "building": ["gateway"],
     "client": ["Client", "settled"],
-    "clock": ["BACKEND", "Clock", "ClockLoop", "clock"],
+    "clock": ["BACKEND", "Clock", "ClockLoop"],
     "contracts.store": ["StoreContract"],
     "loopback": ["Loopback"],
     "script": [
@@ -54,7 +54,6 @@ __all__ = [
     "breaks",
     "call",
     "chunk",
-    "clock",
     "down",
     "gateway",
     "raw",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 
 class ClockLoop(asyncio.SelectorEventLoop):
@@ -30,6 +30,17 @@ class Clock:
 
     def __init__(self, loop: ClockLoop) -> None:
         self._loop = loop
+
+    @classmethod
+    def running(cls) -> Self:
+        """The clock of the running loop, which must be a `ClockLoop`."""
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, ClockLoop):
+            raise RuntimeError(
+                "the clock needs headrace.testing.ClockLoop as the event loop; "
+                "let the anyio_backend fixture return headrace.testing.BACKEND"
+            )
+        return cls(loop)
 
     @property
     def now(self) -> float:
@@ -64,17 +75,6 @@ class _Selector(selectors.DefaultSelector):
         if not ready:
             self._clock_of.ahead += timeout
         return ready
-
-
-def clock() -> Clock:
-    """The clock of the running loop, which must be a `ClockLoop`."""
-    loop = asyncio.get_running_loop()
-    if not isinstance(loop, ClockLoop):
-        raise RuntimeError(
-            "the clock needs headrace.testing.ClockLoop as the event loop; "
-            "let the anyio_backend fixture return headrace.testing.BACKEND"
-        )
-    return Clock(loop)
 
 
 BACKEND: tuple[str, Mapping[str, Any]] = ("asyncio", {"loop_factory": ClockLoop})

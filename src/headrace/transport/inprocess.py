@@ -118,6 +118,11 @@ class InProcess(httpx2.AsyncBaseTransport):
         return httpx2.Response(status, headers=headers, stream=_Body(visit))
 
 
+def client(app: ASGIApp, *, base_url: str) -> httpx2.AsyncClient:
+    """An HTTP client whose every request goes to `app`, without time-outs of its own."""
+    return httpx2.AsyncClient(transport=InProcess(app), base_url=base_url, timeout=None)
+
+
 class _Body(httpx2.AsyncByteStream):
     def __init__(self, visit: Visit) -> None:
         self._visit = visit

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import orjson
-
 from starlette.datastructures import Headers
 
 from headrace.call import PASSTHROUGH, Call, Limits, Outgoing, Timeouts
@@ -25,11 +24,11 @@ from headrace.reply import Event, Framing, Reply
 from headrace.transport import Request, Response, Transport
 from headrace.version import __version__
 
-_SENT = frozenset(
-    ("content-type", "accept", "traceparent", "tracestate", "idempotency-key", "cdn-loop")
-    + ("anthropic-version", "anthropic-beta")
-)
-_RETURNED = frozenset(("content-type", "retry-after", "retry-after-ms"))
+_SENT = {
+    *("content-type", "accept", "traceparent", "tracestate", "idempotency-key", "cdn-loop"),
+    *("anthropic-version", "anthropic-beta"),
+}
+_RETURNED = {"content-type", "retry-after", "retry-after-ms"}
 _RETURNED_PREFIXES = ("openai-", "x-ratelimit-")
 _ERROR_BODY = 64 * 1024
 _LONGEST_RETRY_AFTER = 3600.0

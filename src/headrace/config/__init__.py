@@ -1,0 +1,1 @@
+"""From gateway.yaml to a plan: text with positions, values, objects."""
