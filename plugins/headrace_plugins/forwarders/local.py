@@ -59,9 +59,11 @@ class Local:
     async def __aenter__(self) -> Self:
         """Have the file, start the server. A failure is told once, and again to each call."""
         try:
-            found = model_file(self.model)
+            file = model_file(self.model)
+            if file is None:
+                file = await asyncio.to_thread(fetch, self.model, progress=sys.stderr)
             server = ModelServer(
-                model=found or await asyncio.to_thread(fetch, self.model, progress=sys.stderr),
+                model=file,
                 alias=self.name,
                 context=self.context,
                 parallel=self.parallel,

