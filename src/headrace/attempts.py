@@ -112,8 +112,9 @@ class Attempts:
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
         reply.attempt = attempt
+        reply.deadline = call.deadline
         reply.on_close(partial(_settle, reading, attempt))
-        return reply.through(lambda events: _rest(upstream, attempt, reading, held, events, call))
+        return reply.through(lambda events: _rest(upstream, attempt, reading, held, events))
 
 
 async def _rest(
@@ -122,20 +123,17 @@ async def _rest(
     reading: Reading,
     held: list[Event],
     events: AsyncIterator[Event],
-    call: Call,
 ) -> AsyncIterator[Event]:
     """What was held, then everything else; a failure is scrubbed and told as what it is."""
     try:
         for event in held:
             yield event
-        while not reading.over:
-            async with asyncio.timeout_at(call.deadline.at):
-                following = await anext(events, None)
-            if following is None:
+        async for event in events:
+            reading.note(event)
+            if reading.passes(event):
+                yield event
+            if reading.over:
                 break
-            reading.note(following)
-            if reading.passes(following):
-                yield following
         for event in reading.complete():
             yield event
         attempt.end("ok")
@@ -143,9 +141,6 @@ async def _rest(
             # Most often the end of the body is there already, and the connection can be kept.
             async with asyncio.timeout(_AFTER_END):
                 await anext(events, None)
-    except TimeoutError:
-        attempt.end("incomplete")
-        raise TimedOut("the time for this call is over") from None
     except UpstreamError as error:
         error.scrub(upstream.secrets)
         attempt.error = error

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -27,13 +25,14 @@ from headrace.errors import (
     CallError,
     Loop,
     Overloaded,
-    TooLarge,
+    TimedOut,
     Unauthorized,
-    UnsupportedMedia,
     UpstreamError,
 )
+from headrace.intake import Bounds, check_head, check_media, too_large
 from headrace.record import Observer, Record
 from headrace.reply import Reply, shielded
+from headrace.telling import hints, telling
 
 logger = logging.getLogger("headrace")
 
@@ -45,21 +44,6 @@ _MEDIA = {
     "raw": "application/octet-stream",
 }
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What the edge takes from a client, in bytes, lines and seconds."""
-
-    body: int = 32 * 1000 * 1000
-    headers: int = 64 * 1024
-    header_lines: int = 100
-    path: int = 8 * 1024
-    read: float = 30.0
-    """For the whole body of a request to arrive."""
-    write_stall: float = 60.0
-    """For a client that reads nothing of its answer."""
-    total: float = 600.0
 
 
 class Edge:
@@ -119,7 +103,7 @@ def path_below(scope: Scope) -> str:
 
 
 class _ClientGone(Exception):
-    """The client left, or stopped reading."""
+    """The client left before its request was whole."""
 
 
 class _Exchange:
@@ -135,6 +119,9 @@ class _Exchange:
         self._started = False
         self._work: asyncio.Task[None] | None = None
         self._why: CallError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._sending_since: float | None = None
         asked = self._headers.get("x-request-id", "")
         self.record = Record(
             id=asked if _REQUEST_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}",
@@ -145,9 +132,10 @@ class _Exchange:
 
     def cut(self, why: CallError) -> None:
         """End this request, telling the client `why`."""
-        self._why = why
-        if self._work:
-            self._work.cancel()
+        if self._why is None:
+            self._why = why
+            if self._work:
+                self._work.cancel()
 
     async def serve(self) -> None:
         """Read, answer, and know all the while whether the client is still there."""
@@ -161,9 +149,12 @@ class _Exchange:
             return
         work = self._work = asyncio.ensure_future(self._respond(call))
         watch = asyncio.ensure_future(self._gone())
+        self._check_stall()
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for timer in self._timers:
+                timer.cancel()
             work.cancel()
             watch.cancel()
             await shielded(asyncio.wait((work, watch)))
@@ -171,6 +162,19 @@ class _Exchange:
                 self._left()
             if not work.cancelled():
                 work.result()
+
+    def _check_stall(self) -> None:
+        """End this request if the client has read nothing for too long; else look again later.
+
+        One timer for a whole stream: a time-out around each event would cost more than the event.
+        """
+        since = self._sending_since
+        left = self._edge.bounds.write_stall - (self._loop.time() - since if since else 0)
+        if left > 0:
+            self._timers.append(self._loop.call_later(left, self._check_stall))
+        elif self._work:
+            self._why = None
+            self._work.cancel()
 
     def _left(self) -> None:
         if not self._started:
@@ -187,12 +191,12 @@ class _Exchange:
     async def _read(self) -> Call:
         record, bounds = self.record, self._edge.bounds
         operation = self._operation()
-        _check_head(self._scope, self._headers, record.path, bounds)
+        check_head(self._scope, self._headers, record.path, bounds)
         passed = ", ".join(self._headers.getlist("cdn-loop"))
         if self._edge.name in re.split(r"[\s,;]+", passed):
             raise Loop("this request has passed through this gateway before")
         if operation != PASSTHROUGH and record.method == "POST":
-            _check_media(self._headers)
+            check_media(self._headers)
         record.operation = operation
         try:
             async with asyncio.timeout(bounds.read):
@@ -243,7 +247,7 @@ class _Exchange:
             chunks.append(message.get("body", b""))
             length += len(chunks[-1])
             if length > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
@@ -254,6 +258,9 @@ class _Exchange:
         reply: Reply | None = None
         try:
             reply = await self._edge.answer(call)
+            if reply.deadline:
+                over = TimedOut("the time for this call is over")
+                self._timers.append(self._loop.call_at(reply.deadline.at, self.cut, over))
             await self._deliver(reply)
         except CallError as error:
             await self._fail(error, reply)
@@ -262,7 +269,7 @@ class _Exchange:
                 await _close(reply, cancelled)
                 raise
             await self._fail(self._why, reply)
-        except (_ClientGone, OSError) as gone:
+        except OSError as gone:  # some servers tell it so
             await _close(reply, asyncio.CancelledError(str(gone)))
         except Exception as bug:
             logger.exception("request %s failed by a fault of this gateway", call.id)
@@ -313,11 +320,11 @@ class _Exchange:
         self.record.said = self.record.said or error.message
         body = self._dialect.error(error)
         media = _MEDIA["json"]
-        told_by_upstream = isinstance(error, UpstreamError) and error.said == error.status
-        if self.record.operation == PASSTHROUGH and told_by_upstream and error.body:  # type: ignore[attr-defined]
-            body = error.body  # type: ignore[attr-defined]
+        passed = self.record.operation == PASSTHROUGH
+        if passed and isinstance(error, UpstreamError) and error.said == error.status:
+            body = error.body or body
             media = error.headers.get("content-type", media)
-        headers = {**error.headers, **_hints(error, len(self.record.attempts))}
+        headers = {**error.headers, **hints(error, len(self.record.attempts))}
         headers |= {"content-type": media, "content-length": str(len(body))}
         self.record.close("failed" if error.status >= 500 or self.record.attempts else "refused")
         await self._start(error.status, headers)
@@ -329,7 +336,7 @@ class _Exchange:
         self._started = True
         self.record.status = status
         self.record.first_byte = time.monotonic()
-        lines = {**headers, **_telling(self.record)}
+        lines = {**headers, **telling(self.record)}
         raw = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in lines.items()
@@ -344,85 +351,11 @@ class _Exchange:
         await self._sent({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _sent(self, message: Message) -> None:
-        try:
-            async with asyncio.timeout(self._edge.bounds.write_stall):
-                await self._send(message)
-        except TimeoutError:
-            raise _ClientGone("the client stopped reading") from None
+        self._sending_since = self._loop.time()
+        await self._send(message)
+        self._sending_since = None
 
 
 async def _close(reply: Reply | None, error: BaseException) -> None:
     if reply:
         await reply.aclose(error)
-
-
-def _telling(record: Record) -> dict[str, str]:
-    """The headers that say what happened, on every response."""
-    headers = {"x-request-id": record.id, "x-headrace-attempts": str(len(record.attempts))}
-    told = record.answered or (record.attempts[-1] if record.attempts else None)
-    if told:
-        headers["x-headrace-upstream"] = told.target.upstream
-        if told.model:
-            headers["x-headrace-model"] = told.model
-        if record.instead and record.asked:
-            headers["x-headrace-instead-of"] = record.asked
-    if (overhead := record.overhead) is not None:
-        headers["x-headrace-overhead-ms"] = f"{overhead * 1000:.1f}"
-    return headers
-
-
-def _hints(error: CallError, attempts: int) -> dict[str, str]:
-    """When to come back, and that the SDK need not repeat what was repeated here."""
-    hints: dict[str, str] = {}
-    if isinstance(error, UpstreamError):
-        if error.retry_after:
-            hints["retry-after"] = str(math.ceil(error.retry_after))
-            hints["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
-        if attempts > 1:
-            hints["x-should-retry"] = "false"
-    return hints
-
-
-def _check_head(scope: Scope, headers: Headers, path: str, bounds: Bounds) -> None:
-    """Refuse what no honest client sends. Raises `CallError`."""
-    target = len(scope.get("raw_path") or path) + len(scope.get("query_string", b""))
-    if target > bounds.path:
-        raise _refusal(414, f"the URL is longer than {bounds.path} bytes", "url_too_long")
-    size = sum(len(name) + len(value) for name, value in headers.raw)
-    if size > bounds.headers or len(headers.raw) > bounds.header_lines:
-        raise _refusal(
-            431,
-            f"the headers are beyond {bounds.headers} bytes or {bounds.header_lines} lines",
-            "headers_too_large",
-        )
-    if not path.isprintable() or "\\" in path or {".", ".."} & set(path.split("/")):
-        raise BadRequest("the path holds what no path of an API holds", code="invalid_path")
-    if len(headers.getlist("host")) > 1:
-        raise BadRequest("the request names two hosts", code="invalid_host")
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia(
-            "the body is compressed; send it without content-encoding", code="content_encoding"
-        )
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > bounds.body:
-        raise _too_large(bounds.body)
-
-
-def _check_media(headers: Headers) -> None:
-    """A browser asks before it sends JSON to another site, so nothing else is taken as JSON."""
-    media = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media != "application/json" and not media.endswith("+json"):
-        raise UnsupportedMedia(
-            f"the body must be JSON with content-type: application/json, found {media[:80]!r}",
-            code="content_type",
-        )
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the request's body is larger than {limit} bytes")
-
-
-def _refusal(status: int, message: str, code: str) -> BadRequest:
-    error = BadRequest(message, code=code)
-    error.status = status
-    return error

@@ -77,6 +77,9 @@ class SSE:
     def _frame(self, raw: bytes) -> Frame:
         if len(raw) > self._limit:
             raise too_large(self._limit)
+        if raw.startswith(b"data: ") and len(raw) - 2 == raw.find(b"\n") and b"\r" not in raw:
+            self._first = False  # one line of data, as nearly every event is
+            return Frame(raw, raw[6:-2])
         text = raw
         if self._first:
             self._first, text = False, raw.removeprefix(_BOM)

@@ -19,8 +19,9 @@ from headrace.config.build import Plan, build
 from headrace.config.document import Document, load
 from headrace.config.problems import Problem
 from headrace.dialect import OPENAI
-from headrace.edge import Bounds, Edge, path_below
+from headrace.edge import Edge, path_below
 from headrace.errors import ConfigError, Overloaded
+from headrace.intake import Bounds
 from headrace.routing import Router
 
 if TYPE_CHECKING:

@@ -72,7 +72,7 @@ class Plain(Reading):
         if failure := self.dialect.failure(event):
             raise failure
         self.counted = self.dialect.usage(event) or self.counted
-        self.model = self.dialect.model(event) or self.model
+        self.model = self.model or self.dialect.model(event)
 
 
 class Stream(Plain):

@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from headrace.framing import Frame, sse
 
 if TYPE_CHECKING:
-    from headrace.call import Call
+    from headrace.call import Call, Deadline
     from headrace.chain import Next
     from headrace.record import Attempt
 
@@ -74,11 +74,12 @@ class Reply:
     """A success whose first output has arrived.
 
     Whoever holds it may change it (`headers`, `through`, `watch`, `on_close`), and returns the same
-    object. It is closed exactly once, by whoever asked for it last.
+    object. It is closed exactly once, by whoever asked for it last. `attempt` is the attempt it
+    came from, `deadline` when whoever reads it has to give up; None where it was made here.
     """
 
     __slots__ = (
-        *("attempt", "events", "framing", "headers", "status"),
+        *("attempt", "deadline", "events", "framing", "headers", "status"),
         *("_closed", "_closers", "_sources"),
     )
 
@@ -95,6 +96,7 @@ class Reply:
         self.framing = framing
         self.events = events
         self.attempt: Attempt | None = None
+        self.deadline: Deadline | None = None
         self._sources: list[AsyncIterator[Event]] = [events]
         self._closers: list[Closer] = []
         self._closed = False

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from headrace.config.document import MAX_FILE, load, parse
+from headrace.config.document import load, parse
+from headrace.config.source import MAX_FILE
 
 CASES = Path(__file__).parent / "cases" / "document"
 ENVIRON = {"NAME": "world", "EMPTY": "", "DOLLARS": "${NAME}$$"}

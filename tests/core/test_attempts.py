@@ -211,19 +211,6 @@ async def test_a_plain_answer_may_take_until_the_calls_end(clock: Clock) -> None
     assert math.isclose(clock.now - began, 100, abs_tol=0.5)
 
 
-async def test_the_end_of_the_calls_time_cuts_a_stream(clock: Clock) -> None:
-    clock.jumps = True
-    upstream, asked = Upstream(), call(stream=True, seconds=100)
-    upstream.script(stalls("hello"))
-    reply = await ask(upstream=upstream, call=asked)
-
-    with pytest.raises(TimedOut):
-        await text(reply)
-
-    assert asked.record.attempts[0].outcome == "incomplete"
-    assert upstream.open == 0
-
-
 async def test_the_clients_own_read_timeout_bounds_the_wait(clock: Clock) -> None:
     clock.jumps = True
     began = clock.now

@@ -336,6 +336,22 @@ async def test_calls_that_are_cut_off_are_told_why(served: Served) -> None:
     assert served.upstream.open == 0
 
 
+async def test_the_end_of_the_calls_time_cuts_a_stream(served: Served, clock: Clock) -> None:
+    served.upstream.script(stalls("hello"))
+    response = await served.client.chat(stream=True)
+    chunks = response.chunks()
+    await anext(chunks)
+
+    clock.advance(601)
+
+    rest = b"".join([chunk async for chunk in chunks])
+    assert b"total_timeout" in rest
+    assert b"[DONE]" not in rest
+    await settled()
+    assert served.records[0].attempts[0].outcome == "incomplete"
+    assert served.upstream.open == 0
+
+
 async def test_a_client_that_stops_reading_is_cut_off(clock: Clock) -> None:
     async with serving() as served:
         served.upstream.script(says(*["word"] * 10))
