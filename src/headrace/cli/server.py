@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from headrace.cli.protocols import bounded
 from headrace.config.problems import Problem
 from headrace.errors import ConfigError
 from headrace.gateway import Gateway
@@ -49,6 +50,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 gateway,
+                http=bounded(),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
