@@ -28,7 +28,8 @@ _SENT = {
     *("content-type", "accept", "traceparent", "tracestate", "idempotency-key", "cdn-loop"),
     *("anthropic-version", "anthropic-beta"),
 }
-_RETURNED = {"content-type", "retry-after", "retry-after-ms"}
+# Retry-After is not among them: what of it is usable goes with the error, see `retry_after`.
+_RETURNED = {"content-type"}
 _RETURNED_PREFIXES = ("openai-", "x-ratelimit-")
 _ERROR_BODY = 64 * 1024
 _LONGEST_RETRY_AFTER = 3600.0

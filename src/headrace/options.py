@@ -84,6 +84,7 @@ class Duration(_Option, float):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The sum of what is written: 1h30m is 5400 seconds."""
         if text == "0":
             return cls(0)
         if re.fullmatch(_NUMBER, text):
@@ -150,7 +151,9 @@ class Size(_Whole):
 
     __slots__ = ()
     units: ClassVar = {
-        "GiB": 1024**3, "GB": 1000**3, "MiB": 1024**2, "MB": 1000**2, "KiB": 1024, "KB": 1000, "B": 1,
+        "GiB": 1024**3, "GB": 1000**3,
+        "MiB": 1024**2, "MB": 1000**2,
+        "KiB": 1024, "KB": 1000, "B": 1,
     }  # fmt: skip
     also: ClassVar = {unit.lower(): factor for unit, factor in units.items()} | {"kB": 1000}
     wrong = "is not a size; write one such as 512, 64KB, 32MB or 1GiB"
@@ -183,6 +186,7 @@ class Rate(_Option):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """A number, a slash, and a unit of time or a duration."""
         amount, _, period = text.partition("/")
         period = _PERIODS.get(period, period)
         try:
@@ -198,6 +202,7 @@ class Rate(_Option):
 
     @property
     def per_second(self) -> float:
+        """The same as a number, for buckets that fill evenly."""
         return self.amount / self.period
 
     def __str__(self) -> str:
@@ -226,10 +231,12 @@ class Secret(_Option):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The secret, as it is."""
         return cls(text)
 
     @classmethod
     def of(cls, value: object) -> Self:
+        """The secret that stands in a file as `value`: text, and not empty."""
         if isinstance(value, cls):
             return value
         if value is not None and not isinstance(value, str):
@@ -273,6 +280,7 @@ class Sha256(_Option, str):
 
     @classmethod
     def parse(cls, text: str) -> Self:
+        """The digits alone, in lower case."""
         digest = text.removeprefix("sha256:").lower()
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError('is not a SHA-256; make one with: printf %s "$KEY" | sha256sum')

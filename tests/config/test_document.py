@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -109,6 +110,17 @@ def test_every_file_that_was_read_is_listed(monkeypatch: pytest.MonkeyPatch) -> 
         "teams/../loops/server.yaml",
     ]
     assert list(map(str, secrets)) == ["secret_files.yaml", "secrets/key"]
+
+
+def test_every_include_is_listed_so_that_new_files_can_be_found(tmp_path: Path) -> None:
+    (tmp_path / "[a]").mkdir()
+    (tmp_path / "[a]" / "b.yaml").write_text("include: c*.yaml")
+
+    document = parse("include: ['[[]a]/b.yaml', /none*/d.yaml]", "g.yaml", {}, base=tmp_path)
+
+    (tmp_path / "[a]" / "c1.yaml").touch()
+    found = [glob.glob(pattern) for pattern in document.patterns]
+    assert found == [[f"{tmp_path}/[a]/b.yaml"], [f"{tmp_path}/[a]/c1.yaml"], []]
 
 
 def test_what_came_from_the_environment_is_marked() -> None:

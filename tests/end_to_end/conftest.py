@@ -28,3 +28,13 @@ def upstream(server: Loopback) -> Loopback:
     """The same, that was asked nothing yet."""
     server.requests.clear()
     return server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what was measured."""
+    passed = terminalreporter.stats.get("passed", ())
+    figures = [figure for report in passed for figure in report.user_properties]
+    if figures:
+        terminalreporter.section("measured")
+    for name, figure in figures:
+        terminalreporter.write_line(f"{name}: {figure}")

@@ -1,9 +1,10 @@
 """YAML as plain values that remember where they stand, with `include` and `${…}`.
 
-The rooms below: `source` is the text of a file, `syntax` PyYAML's errors, `tree` makes nodes of the
-text within limits, `expansion` knows `${…}`, `scalars` what a word means, `values` makes values of
-the nodes, `include` puts the files together. What is wrong is collected on the way, all of it, and
-never raised. Nothing here knows what a gateway is.
+The rooms below, as one walks through them: `source` is the text of a file; `tree` makes nodes of
+it within limits, and `syntax` explains where that fails; `include` puts the trees of several files
+together; `values` makes values of them, with `scalars` for what a word means, `expansion` for
+`${…}` and `surroundings` for what that may ask. What is wrong is collected on the way, all of it,
+and never raised. Nothing here knows what a gateway is.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Document:
 
 
 def _read(first: Source, around: Surroundings) -> Document:
+    """The document that begins with the file `first`."""
     sections = Sections(first, around)
     values = Values(sections.tree(), around)
     return Document(

@@ -17,7 +17,6 @@ MAX_SECRET = 64 * 1024
 """Bytes in the file of a `${file:…}`."""
 
 UNSET = "unset"
-"""What stands for a value that could not be had."""
 
 
 class Expansion:
@@ -32,6 +31,7 @@ class Expansion:
         """Whether something could not be had."""
 
     def text(self) -> str:
+        """The text to use instead."""
         try:
             return self.between(0, len(self.node.text))
         except Refused as error:
@@ -75,10 +75,10 @@ class Expansion:
 
     def end(self, start: int) -> int:
         """Where the `${` at `start` is closed."""
-        open = 0
+        level = 0
         for brace in _BRACE.finditer(self.node.text, start):
-            open += {"${": 1, "{": 1, "}": -1, "$$": 0}[brace[0]]
-            if not open:
+            level += {"${": 1, "{": 1, "}": -1, "$$": 0}[brace[0]]
+            if level == 0:
                 return brace.end()
         raise Refused(start, "this `${` has no `}`")
 
@@ -95,6 +95,7 @@ class Expansion:
             return self.missing(start, end, message, absent=absent)
 
     def missing(self, start: int, end: int, message: str, *, absent: bool = True) -> str:
+        """What stands for a value that could not be had; a problem unless it may be absent."""
         self.unset = True
         if not (absent and self.around.unset_ok):
             self.span(start, end).report(message)

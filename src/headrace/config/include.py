@@ -105,4 +105,5 @@ class Sections:
 
 
 def _items(pairs: Pairs) -> list[Node]:
+    """What a mapping's node holds: keys and values by turns."""
     return [node for pair in pairs.values() for node in pair]

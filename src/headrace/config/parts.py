@@ -1,4 +1,7 @@
-"""From values to objects: a dataclass's fields are its options, and are checked one by one."""
+"""From values to objects: a dataclass's fields are its options, and are checked one by one.
+
+What came from `${…}` is in no message; what could not be had is not judged.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import ast
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from headrace import registry
 from headrace.config.document import Document, Path
@@ -24,7 +27,8 @@ from headrace.transport import Transport
 Part = TypeVar("Part")
 
 _GIVEN = (Store, Transport)
-_OBJECT = {"plugins": "plugin", "forwarders": "forwarder", "observers": "observer"}
+_NONE = object()
+"""What `check` returns where there is no value."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,13 @@ class Option:
         return self.default is MISSING
 
 
-@cache
-def options_of(part: type[Any]) -> Mapping[str, Option]:
+def options_of(part: type[object]) -> Mapping[str, Option]:
     """What can be written for a part: its dataclass fields, but for what the server gives."""
+    return _options_of(cast(Hashable, part))
+
+
+@cache
+def _options_of(part: type[Any]) -> Mapping[str, Option]:
     if not is_dataclass(part):
         return {}
     kinds = typing.get_type_hints(part, include_extras=True)
@@ -54,6 +62,257 @@ def options_of(part: type[Any]) -> Mapping[str, Option]:
         for field in fields(part)
         if field.init and kinds[field.name] not in _GIVEN
     }
+
+
+def has_options(kind: Any) -> bool:
+    """Whether a type is one whose fields are options, and not one with a notation of its own."""
+    return is_dataclass(kind) and not hasattr(kind, "__get_pydantic_core_schema__")
+
+
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What checks values of a type; inside of it too, an option that is not known is refused."""
+    config = None if is_dataclass(kind) else ConfigDict(extra="forbid")
+    return TypeAdapter(kind, config=config)
+
+
+class Named(NamedTuple):
+    """A name with options: `fallback`, or `retry: {attempts: 2}`."""
+
+    name: str
+    where: Path
+    """Where its options stand."""
+    options: Any
+
+
+class Parts:
+    """Makes objects from what a document says, and collects what is wrong with it."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = list(document.problems)
+        self._unsure: Set[Path] = document.unset
+        self._adapters: dict[str, TypeAdapter[Any]] = {}
+
+    @contextmanager
+    def lenient(self, lenient: bool) -> Iterator[None]:
+        """Within this, what `${…}` gave is not judged: right for what is switched off."""
+        before = self._unsure
+        self._unsure = before | self.document.expanded if lenient else before
+        try:
+            yield
+        finally:
+            self._unsure = before
+
+    def sure(self, path: Path) -> bool:
+        """Whether what stands at `path`, and all that is in it, can be judged."""
+        return not any(unsure[: len(path)] == path for unsure in self._unsure)
+
+    def problem(self, path: Path, message: str, *, key: bool = False) -> None:
+        """Note a problem with the value at `path`, or with its key."""
+        place = self.document.key_place(path) if key else self.document.place(path)
+        self.problems.append(Problem(place, message))
+
+    def quoted(self, path: Path, text: str) -> str:
+        """What stands at `path` as a message may show it."""
+        return "'***'" if path in self.document.expanded else repr(text)
+
+    def secrets(self, path: Path) -> Iterator[str]:
+        """What `${…}` gave at or below `path` where only secrets stand: in keys, and in headers."""
+        for place in self.document.expanded:
+            inside = place[: len(path)] == path and place not in self.document.unset
+            names = [str(key) for key in place]
+            if inside and (any(map(looks_secret, names)) or names[-2:-1] == ["headers"]):
+                yield str(self._at(place))
+
+    def named(self, path: Path, value: Any, what: str) -> Named | None:
+        """A name, or a name with options; None after a problem."""
+        if isinstance(value, dict) and len(value) == 1:
+            ((name, options),) = value.items()
+            return Named(name, (*path, name), {} if options is None else options)
+        if not self.sure(path):
+            return None
+        if isinstance(value, str):
+            return Named(value, path, {})
+        hint = "; write a list, each after a dash" if isinstance(value, dict) and value else ""
+        self.problem(path, f"expected {what}: its name, or its name with options{hint}")
+        return None
+
+    def make(self, group: Group, path: Path, value: Any, *, others: Iterable[str] = ()) -> Any:
+        """The object that a name with options stands for; None after a problem.
+
+        `others` are names that could stand there too.
+        """
+        what = group.removesuffix("s")
+        found = self.named(path, value, f"{'an' if what[0] in 'aeiou' else 'a'} {what}")
+        if found is None:
+            return None
+        part = self.kind(group, path, found.name, others=others)
+        return part and self.fill(part, found.where, found.options, found.name)
+
+    def kind(
+        self, group: Group, path: Path, name: str, *, others: Iterable[str] = ()
+    ) -> type[Any] | None:
+        """The class of that name; None after a problem."""
+        what = group.removesuffix("s")
+        shown = self.quoted(path, name)
+        try:
+            return registry.named(group, name)
+        except registry.Unknown as error:
+            known = [*error.known, *others]
+            hint = did_you_mean(name, known) or f"; there is {words(known)}"
+            self.problem(path, f"no {what}{' or chain' if others else ''} is called {shown}{hint}")
+        except Exception as error:  # noqa: BLE001 - importing it runs a stranger's code
+            self.problem(
+                path,
+                f"the {what} {shown} cannot be loaded: {_raised(error)}; "
+                "install what it needs, most often an extra of its package",
+            )
+        return None
+
+    def fill(self, part: type[Part], path: Path, value: Any, what: str) -> Part | None:
+        """An object of class `part` with the options that stand at `path`; None after a problem."""
+        if path in self._unsure:
+            return None
+        if not isinstance(value, dict | None):
+            self.problem(path, f"{what} takes options as 'name: value', found {_kind(value)}")
+            return None
+        known = options_of(part)
+        before = len(self.problems)
+        values: dict[str, Any] = {}
+        for name, given in (value or {}).items():
+            where = (*path, name)
+            if name not in known:
+                hint = did_you_mean(name, known) or _there_are(known)
+                self.problem(where, f"{what} has no option {name!r}{hint}", key=True)
+                continue
+            checked = self.check(known[name].kind, where, given, f"{what}: {name}")
+            if checked is not _NONE:
+                values[name] = checked
+        for option in known.values():
+            if option.required and option.name not in (value or {}):
+                self.problem(path, f"{what} needs the option {option.name!r}: {option.doc}")
+        if len(self.problems) > before:
+            return None
+        try:
+            return part(**values)
+        except (ValueError, TypeError) as error:
+            if self.sure(path):
+                self.problem(path, f"{what}: {self._without_expanded(path, str(error))}")
+            return None
+
+    def check(self, kind: Any, path: Path, value: Any, what: str) -> Any:
+        """`value` as `kind`; notes every problem with it where it stands."""
+        if has_options(kind):
+            filled = self.fill(kind, path, value, what)
+            return _NONE if filled is None else filled
+        try:
+            return self._adapter(kind).validate_python(value)
+        except ValidationError as error:
+            faults: dict[tuple[Path, bool], list[Any]] = {}
+            for fault in error.errors(include_url=False):
+                faults.setdefault(self._place(path, fault["loc"]), []).append(fault)
+            for (where, key), some in faults.items():
+                deeper = any(other[: len(where)] == where != other for other, _ in faults)
+                if self.sure(where) and not deeper:  # members of a union that do not fit either
+                    self.problem(where, f"{what} {self._said(where, some)}", key=key)
+            return _NONE
+
+    def _adapter(self, kind: Any) -> TypeAdapter[Any]:
+        named = repr(kind)  # not every type can be hashed
+        if named not in self._adapters:
+            self._adapters[named] = adapter(kind)
+        return self._adapters[named]
+
+    def _at(self, path: Path) -> Any:
+        value: Any = self.document.value
+        for key in path:
+            value = value[key]
+        return value
+
+    def _place(self, path: Path, below: Sequence[int | str]) -> tuple[Path, bool]:
+        """The place a fault is at, and whether its key is at fault.
+
+        Names of union members in its location lead nowhere.
+        """
+        value = self._at(path)
+        for key in below:
+            fits = isinstance(key, int) if isinstance(value, list) else isinstance(value, dict)
+            if fits and (isinstance(value, list) or key in value):
+                path, value = (*path, key), value[key]
+        return path, below[-1:] == ("[key]",)
+
+    def _said(self, path: Path, faults: Sequence[Mapping[str, Any]]) -> str:
+        """What is wrong in one place; several faults are the members of a union."""
+        first = faults[0]
+        found = "" if self._hides(path) else f", found {_shown(first['input'])}"
+        wanted = [_WANTED[fault["type"]] for fault in faults if fault["type"] in _WANTED]
+        if wanted:
+            quotes = "text" in wanted and isinstance(first["input"], int | float)
+            hint = "; put it in quotes" if quotes else ""
+            return f"must be {' or '.join(dict.fromkeys(wanted))}{found}{hint}"
+        if first["type"] == "value_error":  # our own words, which tell what to write instead
+            return str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "unexpected_keyword_argument":
+            return f"has no option {path[-1]!r}"
+        return f"{str(first['msg']).replace('Input should', 'must')}{found}"
+
+    def _hides(self, path: Path) -> bool:
+        return path in self.document.expanded or any(looks_secret(str(key)) for key in path)
+
+    def _without_expanded(self, path: Path, message: str) -> str:
+        for place in self.document.expanded:
+            if place[: len(path)] == path and (text := str(self._at(place) or "")):
+                message = message.replace(text, "***")
+        return message
+
+
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
+"""What pydantic wants, in our words, by the type of its error."""
+
+
+def words(names: Iterable[str]) -> str:
+    """Names as a sentence lists them."""
+    return ", ".join(repr(name) for name in names)
+
+
+def _there_are(known: Iterable[str]) -> str:
+    return f"; there is {words(known)}" if known else "; it has none"
+
+
+def _raised(error: Exception) -> str:
+    return str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+
+
+def _kind(value: Any) -> str:
+    """What a value is, without a word of it."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return "text"
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float) else _kind(value)
 
 
 def _default(field: Field[Any]) -> Any:
@@ -79,144 +338,3 @@ def _field_docs(part: type[Any]) -> dict[str, str]:
             ):
                 docs[statement.target.id] = inspect.cleandoc(str(following.value.value))
     return docs
-
-
-class Parts:
-    """Makes objects from what a document says, and collects what is wrong with it."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        self.problems: list[Problem] = list(document.problems)
-        self._lenient = False
-
-    @contextmanager
-    def lenient(self, lenient: bool) -> Iterator[None]:
-        """Within this, what `${…}` gave is not judged: right for what is switched off."""
-        self._lenient = lenient
-        try:
-            yield
-        finally:
-            self._lenient = False
-
-    def problem(self, path: Path, message: str, *, key: bool = False) -> None:
-        """Note a problem with the value at `path`, or with its key."""
-        place = self.document.key_place(path) if key else self.document.place(path)
-        self.problems.append(Problem(place, message))
-
-    def named(self, path: Path, value: Any, what: str) -> tuple[str, Path, Any] | None:
-        """A name, or a name with options: the name, where its options stand, the options."""
-        if isinstance(value, str):
-            return value, path, {}
-        if isinstance(value, dict) and len(value) == 1:
-            ((name, options),) = value.items()
-            return str(name), (*path, name), {} if options is None else options
-        self.problem(
-            path, f"expected {what}: its name, or its name with options, found {_kind(value)}"
-        )
-        return None
-
-    def make(self, group: Group, path: Path, value: Any) -> Any:
-        """The object that a name with options stands for; None after a problem."""
-        found = self.named(path, value, f"a {_OBJECT.get(group, group)}")
-        if found is None:
-            return None
-        name, where, options = found
-        try:
-            part = registry.named(group, name)
-        except registry.Unknown as error:
-            self.problem(path, f"{error}{did_you_mean(name, error.known)}")
-            return None
-        except ImportError as error:
-            self.problem(path, f"{name} needs more to be installed: {error}")
-            return None
-        return self.fill(part, where, options, name)
-
-    def fill(self, part: type[Part], path: Path, value: Any, what: str) -> Part | None:
-        """An object of class `part` with the options that stand at `path`; None after a problem."""
-        if not isinstance(value, dict):
-            self.problem(path, f"{what} takes options as 'name: value', found {_kind(value)}")
-            return None
-        known = options_of(part)
-        before = len(self.problems)
-        values: dict[str, Any] = {}
-        unset = False
-        for name, given in value.items():
-            where = (*path, name)
-            if name not in known:
-                hint = did_you_mean(str(name), known)
-                self.problem(where, f"{what} has no option {name!r}{hint}", key=True)
-            elif any(missing[: len(where)] == where for missing in self.document.unset):
-                unset = True
-            else:
-                values[name] = self.check(known[name].kind, where, given, f"{what}: {name}")
-        for option in known.values():
-            if option.required and option.name not in value:
-                self.problem(path, f"{what} needs the option {option.name!r}: {option.doc}")
-        if unset or len(self.problems) > before:
-            return None
-        try:
-            return part(**values)
-        except (ValueError, TypeError) as error:
-            if not self._lenient:
-                self.problem(path, f"{what}: {error}")
-            return None
-
-    def check(self, kind: Any, path: Path, value: Any, what: str) -> Any:
-        """`value` as `kind`; notes every problem with it where it stands."""
-        try:
-            return _adapter(kind).validate_python(value)
-        except ValidationError as error:
-            for fault in error.errors(include_url=False):
-                where = self._where(path, fault["loc"])
-                if not (self._lenient and where in self.document.expanded):
-                    self.problem(where, f"{what} {self._said(where, fault)}")
-            return None
-
-    def _where(self, path: Path, below: Sequence[int | str]) -> Path:
-        """The place a fault is at; names of union members in its location lead nowhere."""
-        value: Any = self.document.value
-        for key in path:
-            value = value[key]
-        for key in below:
-            if isinstance(value, dict) and key in value or isinstance(value, list):
-                path, value = (*path, key), value[key]  # type: ignore[call-overload]
-        return path
-
-    def _said(self, path: Path, fault: Mapping[str, Any]) -> str:
-        message = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-        message = message[:1].lower() + message[1:]
-        shown = isinstance(fault["input"], str | int | float) and path not in self.document.expanded
-        named_secret = any(looks_secret(str(key)) for key in path)
-        secret = named_secret or "secret" in message.lower() or fault["type"] == "value_error"
-        return f"{message}, found {fault['input']!r}" if shown and not secret else message
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case dict():
-            return f"a mapping of {len(value)}" if value else "an empty mapping"
-        case list():
-            return "a list"
-        case str():
-            return repr(value)
-        case _:
-            return repr(value)
-
-
-@cache
-def _adapter_of(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    try:
-        return _adapter_of(kind)
-    except TypeError:  # a type that cannot be hashed
-        return TypeAdapter(kind)
-
-
-def words(names: Iterable[str]) -> str:
-    """Names as a sentence lists them."""
-    return ", ".join(repr(name) for name in names)

@@ -93,7 +93,7 @@ def mask(line: str) -> str:
 
 
 def cover(text: str) -> str:
-    """`*` for each character, but for line ends and what a `${…}` names."""
+    """`*` for each character, but for the blanks before it, line ends and what a `${…}` names."""
 
     def covered(part: re.Match[str]) -> str:
         kept, reference, default, end = part.groups()

@@ -37,7 +37,8 @@ class Source:
         return [Problem(span.place(), message) for span, message in found]
 
     def place(self, start: int, end: int) -> Place:
-        # Not PyYAML's line and column: it ends lines at U+0085 and U+2028 too, no editor does.
+        """Where these characters stand, as an editor counts."""
+        # Not PyYAML's line and column, whose lines end at U+0085 and U+2028 too.
         line = bisect_right(self._starts, start) - 1
         source = self._lines[line]
         column = start - self._starts[line]
@@ -54,7 +55,8 @@ class Source:
         shown: list[str] = []
         at = 0
         for start, end in sorted(self.hidden):
-            if start >= at:  # an alias may have hidden it before
+            if end > at:  # else an alias has hidden it before
+                start = max(start, at)
                 shown += [self.text[at:start], cover(self.text[start:end])]
                 at = end
         return _LINE_END.split("".join(shown) + self.text[at:])
@@ -84,9 +86,11 @@ class Span(NamedTuple):
     end: int
 
     def place(self) -> Place:
+        """Where they stand."""
         return self.source.place(self.start, self.end)
 
     def report(self, message: str) -> None:
+        """Note what is wrong with them."""
         self.source.found.setdefault((self, message))
 
 

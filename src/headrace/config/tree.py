@@ -45,10 +45,12 @@ class Node:
 
     @property
     def plain(self) -> bool:
+        """Whether it stands without quotes."""
         return self.style is None
 
     @property
     def empty(self) -> bool:
+        """Whether it is null."""
         return self.kind == "scalar" and self.plain and resolved(self.text) is None
 
 

@@ -13,7 +13,6 @@ from headrace.config.tree import Node
 Path = tuple[str | int, ...]
 """The way to a value: `("routes", "fast", "targets", 0)`."""
 
-
 Pairs = dict[str, tuple[Node, Node]]
 """The keys and values of a mapping, by the keys' text."""
 
