@@ -7,12 +7,17 @@ QUIET  := test -t 2 || echo --quiet
 PIP    := $(if $(UV),VIRTUAL_ENV=$(VENV) $(UV) pip,$(BIN)/python -m pip --disable-pip-version-check)
 FUZZ   ?= 1000000
 
+define MISSING
+make: the packages of requirements/ could not be installed. They are fetched once, from the package
+index that pip is configured for: look at the lines above, and run this again where a network is.
+endef
+export MISSING
+
 .PHONY: setup serve test check format bench fuzz docs requirements clean
 
 setup: $(VENV)/dev.stamp  ## everything for work on Headrace
 
 serve: $(VENV)/serve.stamp  ## the gateway of gateway.yaml with a real local model, on 127.0.0.1:8080
-	@$(BIN)/python -m headrace_plugins.forwarders.local_model.fetch >/dev/null || true
 	@exec $(BIN)/headrace serve gateway.yaml
 
 test: $(VENV)/dev.stamp  ## the whole suite, real servers included
@@ -48,7 +53,7 @@ $(BIN)/python:
 
 $(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) from requirements/$*.txt; the first time this takes a minute" >&2
-	$(PIP) install $$($(QUIET)) --require-hashes -r requirements/$*.txt
+	@$(PIP) install $$($(QUIET)) --require-hashes -r requirements/$*.txt || { echo "$$MISSING" >&2; exit 1; }
 	$(PIP) install $$($(QUIET)) --no-deps --no-build-isolation -e .
 	@touch $@
 

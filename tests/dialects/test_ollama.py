@@ -407,7 +407,7 @@ async def test_what_cannot_be_carried_is_refused_by_name(
 
 
 async def test_an_operation_ollama_does_not_have_is_refused() -> None:
-    with pytest.raises(BadRequest, match="no answer to rerank calls"):
+    with pytest.raises(Unsupported, match="no answer to rerank calls"):
         Ollama().request(asking("rerank"))
 
 

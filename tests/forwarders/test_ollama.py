@@ -85,7 +85,7 @@ def test_an_address_without_a_scheme_is_a_mistake() -> None:
 
 def test_it_brings_its_dialect_and_the_patience_that_loading_a_model_takes() -> None:
     assert Ollama.brings == ({"transform": {"to": "ollama"}},)
-    assert Ollama.timeouts == {"first_event": "300s"}
+    assert Ollama.timeouts == {"first_event": "300s", "idle": "300s"}
 
 
 async def test_a_chat_is_asked_at_api_chat_with_the_servers_own_key(

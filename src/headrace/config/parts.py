@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -133,19 +134,18 @@ class Parts:
             return None
         if isinstance(value, str):
             return Named(value, path, {})
-        hint = "; write a list, each after a dash" if isinstance(value, dict) and value else ""
-        self.problem(path, f"expected {what}: its name, or its name with options{hint}")
+        found = "several; write a list, a dash before each" if value and isinstance(value, dict) else _kind(value)
+        self.problem(path, f"expected {what}: its name, or its name with options, found {found}")
         return None
 
-    def make(self, group: Group, path: Path, value: Any, *, others: Iterable[str] = ()) -> Any:
-        """The object that a name with options stands for; None after a problem.
-
-        `others` are names that could stand there too.
-        """
+    def make(self, group: Group, path: Path, value: Any) -> Any:
+        """The object that a name with options stands for; None after a problem."""
         what = group.removesuffix("s")
         found = self.named(path, value, f"{'an' if what[0] in 'aeiou' else 'a'} {what}")
-        if found is None:
-            return None
+        return found and self.made(group, path, found)
+
+    def made(self, group: Group, path: Path, found: Named, *, others: Iterable[str] = ()) -> Any:
+        """The same for a name that was read; `others` are names that could stand there too."""
         part = self.kind(group, path, found.name, others=others)
         return part and self.fill(part, found.where, found.options, found.name)
 
@@ -159,7 +159,7 @@ class Parts:
             return registry.named(group, name)
         except registry.Unknown as error:
             known = [*error.known, *others]
-            hint = did_you_mean(name, known) or f"; there is {words(known)}"
+            hint = did_you_mean(name, known) or f"; known here: {words(known)}"
             self.problem(path, f"no {what}{' or chain' if others else ''} is called {shown}{hint}")
         except Exception as error:  # noqa: BLE001 - importing it runs a stranger's code
             self.problem(
@@ -208,14 +208,20 @@ class Parts:
         try:
             return self._adapter(kind).validate_python(value)
         except ValidationError as error:
-            faults: dict[tuple[Path, bool], list[Any]] = {}
-            for fault in error.errors(include_url=False):
-                faults.setdefault(self._place(path, fault["loc"]), []).append(fault)
-            for (where, key), some in faults.items():
-                deeper = any(other[: len(where)] == where != other for other, _ in faults)
-                if self.sure(where) and not deeper:  # members of a union that do not fit either
-                    self.problem(where, f"{what} {self._said(where, some)}", key=key)
+            self._refuse(path, what, error.errors(include_url=False))
             return _NONE
+
+    def _refuse(self, path: Path, what: str, faults: Sequence[Mapping[str, Any]]) -> None:
+        """A problem for each place of a value that does not fit."""
+        by_place: dict[Path, list[Mapping[str, Any]]] = {}
+        for fault in faults:
+            by_place.setdefault(self._place(path, fault["loc"]), []).append(fault)
+        for where, some in by_place.items():
+            # Faults of the whole, beside one inside it, are other members of a union.
+            deeper = any(other[: len(where)] == where != other for other in by_place)
+            if self.sure(where) and not deeper:
+                key = some[0]["loc"][-1:] == ("[key]",) or some[0]["type"] == _EXTRA
+                self.problem(where, f"{what} {self._said(where, some)}", key=key)
 
     def _adapter(self, kind: Any) -> TypeAdapter[Any]:
         named = repr(kind)  # not every type can be hashed
@@ -226,20 +232,17 @@ class Parts:
     def _at(self, path: Path) -> Any:
         value: Any = self.document.value
         for key in path:
-            value = value[key]
+            value = _below(value, key)
         return value
 
-    def _place(self, path: Path, below: Sequence[int | str]) -> tuple[Path, bool]:
-        """The place a fault is at, and whether its key is at fault.
-
-        Names of union members in its location lead nowhere.
-        """
+    def _place(self, path: Path, below: Sequence[int | str]) -> Path:
+        """The place a fault is at; names of union members in its location lead nowhere."""
         value = self._at(path)
         for key in below:
-            fits = isinstance(key, int) if isinstance(value, list) else isinstance(value, dict)
-            if fits and (isinstance(value, list) or key in value):
-                path, value = (*path, key), value[key]
-        return path, below[-1:] == ("[key]",)
+            inner = _below(value, key)
+            if inner is not _NONE:
+                path, value = (*path, key), inner
+        return path
 
     def _said(self, path: Path, faults: Sequence[Mapping[str, Any]]) -> str:
         """What is wrong in one place; several faults are the members of a union."""
@@ -252,7 +255,7 @@ class Parts:
             return f"must be {' or '.join(dict.fromkeys(wanted))}{found}{hint}"
         if first["type"] == "value_error":  # our own words, which tell what to write instead
             return str(first["msg"]).removeprefix("Value error, ")
-        if first["type"] == "unexpected_keyword_argument":
+        if first["type"] == _EXTRA:
             return f"has no option {path[-1]!r}"
         return f"{str(first['msg']).replace('Input should', 'must')}{found}"
 
@@ -266,6 +269,7 @@ class Parts:
         return message
 
 
+_EXTRA = "unexpected_keyword_argument"
 _WANTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -282,12 +286,23 @@ _WANTED = {
 
 
 def words(names: Iterable[str]) -> str:
-    """Names as a sentence lists them."""
-    return ", ".join(repr(name) for name in names)
+    """Names as a sentence lists them, the first of many."""
+    first = [repr(name) for name in islice(names, _LISTED + 1)]
+    return ", ".join(first[:_LISTED]) + (", …" if len(first) > _LISTED else "")
+
+
+_LISTED = 8
+
+
+def _below(value: Any, key: int | str) -> Any:
+    if isinstance(value, dict):
+        return value.get(key, _NONE)
+    inside = isinstance(value, list) and isinstance(key, int) and key < len(value)
+    return value[key] if inside else _NONE
 
 
 def _there_are(known: Iterable[str]) -> str:
-    return f"; there is {words(known)}" if known else "; it has none"
+    return f"; it has {words(known)}" if known else "; it has none"
 
 
 def _raised(error: Exception) -> str:

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from headrace.call import Timeouts
 from headrace.options import Duration, Size
+
+Number = TypeVar("Number", bound=float)
+
+
+def _some(value: Number) -> Number:
+    if not value > 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+def _mark(name: str) -> str:
+    # It goes into the header CDN-Loop (RFC 8586), among others' names.
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise ValueError("must be at most 64 letters, digits, '.', '_' or '-'")
+    return name
+
+
+Time = Annotated[Duration, AfterValidator(_some)]
+Bytes = Annotated[Size, AfterValidator(_some)]
+Share = Annotated[float, AfterValidator(_some)]
+Switch = Annotated[bool | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""What `${NAME:+true}` gives is as good as false where the variable is not set."""
 
 
 @dataclass(kw_only=True)
 class TimeoutOptions:
     """How long to wait for an upstream."""
 
-    connect: Duration | None = None
+    connect: Time | None = None
     """For a connection."""
-    first_event: Duration | None = None
+    first_event: Time | None = None
     """For the first output of a stream; a plain answer may take until `total`."""
-    idle: Duration | None = None
+    idle: Time | None = None
     """Between two reads of an answer."""
-    total: Duration | None = None
+    total: Time | None = None
     """For the whole call, all attempts and the last byte included."""
 
     def over(self, timeouts: Timeouts) -> Timeouts:
@@ -32,29 +57,29 @@ class TimeoutOptions:
 class Server:
     """The gateway itself."""
 
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_mark)] | None = None
     """Marks calls that passed here, so that a loop of gateways is seen; replicas may share it."""
     host: str = "127.0.0.1"
     """The address `headrace serve` listens on; `--host` and `HOST` come first."""
-    port: int = 8080
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """The port `headrace serve` listens on; `--port` and `PORT` come first."""
     auth: Literal["none"] | None = None
     """`none` lets everybody in; without it, some plugin in `chain` must authenticate."""
-    max_body: Size = field(default_factory=lambda: Size(32_000_000))
+    max_body: Bytes = field(default_factory=lambda: Size(32_000_000))
     """The largest request body."""
-    max_event: Size = field(default_factory=lambda: Size(16 * 1024 * 1024))
+    max_event: Bytes = field(default_factory=lambda: Size(16 * 1024 * 1024))
     """The largest event of an upstream's stream."""
-    max_answer: Size = field(default_factory=lambda: Size(100_000_000))
+    max_answer: Bytes = field(default_factory=lambda: Size(100_000_000))
     """The largest plain answer of an upstream."""
-    attempts: int = 3
+    attempts: Annotated[int, Field(ge=1)] = 3
     """How many attempts one call may make, retries and other targets included."""
     store: Any = "memory://"
     """What workers and replicas share: a URL, or a store's name with options."""
     timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     """Every upstream's defaults."""
-    body_timeout: Duration = field(default_factory=lambda: Duration(30))
+    body_timeout: Time = field(default_factory=lambda: Duration(30))
     """How long a request's body may take to arrive."""
-    write_stall: Duration = field(default_factory=lambda: Duration(60))
+    write_stall: Time = field(default_factory=lambda: Duration(60))
     """How long a client may read nothing before its call is cut."""
     shutdown_delay: Duration = field(default_factory=lambda: Duration(0))
     """How long to go on accepting after a signal to stop, while readiness already says no."""
@@ -74,7 +99,7 @@ class UpstreamOptions:
 
     forwarder: Any
     """Who speaks with it: a forwarder's name, or its name with options."""
-    enabled: bool | None = True
+    enabled: Switch = True
     """A disabled upstream is skipped wherever it is a target."""
     labels: dict[str, str] = field(default_factory=dict)
     """What is true of it, such as its region."""
