@@ -349,6 +349,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(YAML | st.text() | st.binary())
 def test_no_text_whatever_raises(text: str | bytes) -> None:
@@ -362,6 +363,7 @@ def test_no_text_whatever_raises(text: str | bytes) -> None:
         assert document.place(path).width >= 1
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(JSON)
 def test_json_is_yaml(value: object) -> None:

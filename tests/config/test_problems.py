@@ -160,6 +160,7 @@ def test_a_word_like_another_is_taken_for_it(word: str, hint: str) -> None:
     assert did_you_mean(word, ["ttl", "size", "Fallback"]) == hint
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(st.text(), st.integers(1, 300), st.integers(1, 300))
 def test_any_line_can_be_shown(source: str, column: int, width: int) -> None:

@@ -72,6 +72,7 @@ JSON = st.recursive(
 NAMES = st.sampled_from(["a", "b", "model", "é", '"', "\\"])
 
 
+@pytest.mark.fuzz
 @settings(max_examples=CASES, deadline=None)
 @given(
     st.dictionaries(NAMES, JSON, max_size=5),
@@ -90,6 +91,7 @@ def test_an_edited_body_reads_as_an_edited_object(
     assert after == {name: value for name, value in expected.items() if value is not REMOVED}
 
 
+@pytest.mark.fuzz
 @settings(max_examples=CASES, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:

@@ -137,7 +137,7 @@ async def test_a_client_that_leaves_during_a_wait_is_not_asked_for_again(clock: 
 
 
 async def test_a_client_that_leaves_while_it_sends_is_forgotten(served: Served) -> None:
-    leaving = [
+    leaving: list[dict[str, Any]] = [
         {"type": "http.request", "body": b"{", "more_body": True},
         {"type": "http.disconnect"},
     ]

@@ -80,6 +80,7 @@ LINES = st.lists(
 ).map(b"".join)
 
 
+@pytest.mark.fuzz
 @settings(max_examples=CASES, deadline=None)
 @given(LINES, st.lists(st.integers(0, 2000), max_size=20))
 def test_however_a_stream_is_cut_its_events_are_those_of_the_standard(
@@ -90,6 +91,7 @@ def test_however_a_stream_is_cut_its_events_are_those_of_the_standard(
     assert carried(frames) == reference(stream)
 
 
+@pytest.mark.fuzz
 @settings(max_examples=CASES, deadline=None)
 @given(LINES, st.lists(st.integers(0, 2000), max_size=20))
 def test_the_frames_joined_are_the_bytes_that_came(stream: bytes, at: list[int]) -> None:
@@ -100,6 +102,7 @@ def test_the_frames_joined_are_the_bytes_that_came(stream: bytes, at: list[int])
     assert not stream[len(joined) :].strip(b"\r\n")
 
 
+@pytest.mark.fuzz
 @settings(max_examples=CASES, deadline=None)
 @given(
     st.lists(st.sampled_from([b'{"a":1}', b"", b" ", b"\r", "é\u2028".encode()]), max_size=20),

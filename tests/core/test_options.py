@@ -82,6 +82,7 @@ def test_a_duration_that_code_makes_can_always_be_shown(seconds: float) -> None:
     assert str(Duration(seconds)) == f"{seconds:g}s"
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(st.integers(0, 10**12))
 def test_a_duration_can_be_read_as_it_is_shown(milliseconds: int) -> None:
@@ -116,6 +117,7 @@ def test_what_is_no_size_is_refused(wrong: object) -> None:
     assert refusal(body=wrong) == "is not a size; write one such as 512, 64KB, 32MB or 1GiB"
 
 
+@pytest.mark.fuzz
 @FUZZ
 @given(st.integers(0, 2**45))
 def test_a_size_can_be_read_as_it_is_shown(size: int) -> None:
