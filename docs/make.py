@@ -33,7 +33,7 @@ from headrace import Count, Duration, Rate, Secret, Sha256, Size, registry
 from headrace.call import Timeouts
 from headrace.cli import _COMMANDS
 from headrace.config import settings
-from headrace.config.parts import Option, options_of
+from headrace.config.fields import Option, options_of
 from headrace.config.schema import default_of
 from headrace.registry import Group
 
@@ -150,6 +150,8 @@ def _in_words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return ", or ".join(_in_words(each) for each in inner if each is not type(None))
+    if origin is typing.Annotated:
+        return _in_words(inner[0])
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in inner)
     if origin is list:

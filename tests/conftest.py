@@ -9,6 +9,8 @@ import pytest
 
 from headrace.testing.clock import BACKEND, Clock
 
+pytest.register_assert_rewrite("headrace.testing.contracts")
+
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Caller,
         Deadline,
         Limits,
+        Outgoing,
         Target,
         Targets,
         Timeouts,

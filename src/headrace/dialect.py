@@ -228,9 +228,11 @@ class OpenAI:
         return next((str(reason) for reason in reasons if reason), None)
 
     def failure(self, event: Event) -> UpstreamError | None:
-        """The member `error`, or an event of that name."""
+        """The member `error`, an event of that name, or vLLM's `{"object": "error", ...}`."""
         value = event.json
         error = value.get("error") if isinstance(value, dict) else None
+        if isinstance(value, dict) and value.get("object") == "error":
+            error = value
         if not error and event.name != "error":
             return None
         code = error.get("code") if isinstance(error, dict) else None

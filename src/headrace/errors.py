@@ -197,7 +197,8 @@ class UpstreamError(CallError):
             )  # fmt: skip
         told = _told(body)
         passing = status in (408, 409, 429) or status >= 500
-        shown = status if status < 500 or status in (503, 504) else 503 if status == 529 else 502
+        kept = status < 500 or status in (503, 504, 508)
+        shown = status if kept else 503 if status == 529 else 502
         kind = told.get("type") if status < 500 else None
         return cls(
             told.get("message") or f"the upstream answered with HTTP {status}",
@@ -207,7 +208,7 @@ class UpstreamError(CallError):
             param=told.get("param"),
             said=status,
             body=body,
-            again=passing,
+            again=passing and status != 508,  # a loop stays one
             elsewhere=passing,
             retry_after=retry_after,
             headers=headers,

@@ -1,12 +1,13 @@
 """What a configuration means: as an outline, and for one request up to the bytes that would leave.
 
-Nothing is opened. The outgoing request is made by the real attempt, dialect and forwarder in front
-of a transport that keeps what it is given.
+Nothing is opened. The outgoing request is made by the real plugins, attempt, dialect and forwarder
+in front of a transport that keeps what it is given; plugins that ask who is asking are left out.
+Secrets are masked in all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,15 +15,23 @@ import orjson
 from starlette.datastructures import Headers
 
 from headrace.attempts import Attempts, Upstream
-from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
-from headrace.config.build import Plan
-from headrace.config.parts import options_of
+from headrace.call import PASSTHROUGH, Call, Caller, Deadline, Target, Targets, leaves
+from headrace.chain import compose
+from headrace.config.build import Plan, build
+from headrace.config.document import Document
+from headrace.config.fields import options_of
+from headrace.config.problems import looks_secret, mask
 from headrace.dialect import OPENAI
 from headrace.errors import CallError, HeadraceError
+from headrace.options import Duration, Sha256
 from headrace.record import Record
 from headrace.registry import Group, name_of
 from headrace.routing import Route, Routes
-from headrace.transport import Request, Response
+from headrace.store.memory import Memory
+from headrace.transport import Request, Response, Transport
+
+_SHORT = 6
+"""A shorter secret could be part of any word; it is masked where it stands alone."""
 
 
 class Kept(HeadraceError):
@@ -33,7 +42,7 @@ class Kept(HeadraceError):
         self.request = request
 
 
-class Capture:
+class Capture(Transport):
     """A transport that sends nothing: it raises `Kept` with what it was given."""
 
     name = "capture"
@@ -46,99 +55,93 @@ class Capture:
         """Nothing is open."""
 
 
+def plan_of(document: Document) -> Plan:
+    """The plan to explain: its parts reach no upstream and no store."""
+    return build(document, through=Capture(), keep=Memory())
+
+
 def outline(plan: Plan) -> dict[str, Any]:
-    """Server, upstreams and routes as JSON, in the order in which a call meets them."""
+    """Server, routes and upstreams as JSON, in the order in which a call meets them."""
+    shown = _Shown(plan)
+    server = {**shown.options(plan.server), "host": plan.server.host, "port": plan.server.port}
     return {
-        "chain": [_part("plugins", plugin) for plugin in plan.chain],
-        "observers": [_part("observers", observer) for observer in plan.observers],
-        "store": _part("stores", plan.store),
-        "upstreams": {name: _upstream(upstream) for name, upstream in plan.upstreams.items()},
+        "server": {name: server[name] for name in server if name not in _ELSEWHERE},
+        "who_may_ask": _who(plan),
+        "middleware": [
+            {f"{kind.__module__}:{kind.__qualname__}": shown.plain(options)}
+            for kind, options in plan.middleware
+        ],
+        "chain": shown.parts("plugins", plan.chain),
+        "attempts": plan.server.attempts,
+        "observers": shown.parts("observers", plan.observers),
+        "store": shown.part("stores", plan.store),
+        "routes": {
+            route.key: _route(plan, route, shown) for route in sorted(plan.routes, key=_looked_up)
+        },
+        "upstreams": {name: _upstream(one, shown) for name, one in plan.upstreams.items()},
         "disabled": list(plan.disabled),
-        "routes": {route.key: _route(plan, route) for route in plan.routes},
     }
 
 
-def outlined(explained: dict[str, Any]) -> str:
-    """The outline as text."""
-    lines = ["every call"]
-    lines += _indented([f"passes {_shown(plugin)}" for plugin in explained["chain"]])
-    lines += _indented([f"is told to {_shown(observer)}" for observer in explained["observers"]])
-    lines += ["", "upstreams"]
-    for name, upstream in explained["upstreams"].items():
-        lines.append(f"  {name}: {_shown(upstream['forwarder'])}")
-        lines += _indented([f"plugin {_shown(plugin)}" for plugin in upstream["plugins"]], 4)
-        lines += _indented([f"brings {_shown(plugin)}" for plugin in upstream["brings"]], 4)
-        models = [k if k == v else f"{k} (there {v})" for k, v in upstream["models"].items()]
-        lines += _indented([f"models {', '.join(models)}"] if models else [], 4)
-    lines += [f"  {name}: disabled" for name in explained["disabled"]]
-    lines += ["", "routes"]
-    for key, route in explained["routes"].items():
-        through = " > ".join(map(_shown, route["chain"]))
-        lines.append(f"  {key} -> {_targets_shown(route['targets'])}")
-        lines += _indented([f"through {through}"] if through else [], 4)
-    return "\n".join(lines)
+_ELSEWHERE = ("attempts", "auth", "chain", "middleware", "observers", "store", "timeouts")
 
 
 async def request_of(
-    plan: Plan, capture: Capture, *, path: str, model: str | None, body: bytes | None
+    plan: Plan, *, method: str, path: str, model: str | None, body: bytes | None
 ) -> dict[str, Any]:
     """The route of one request, its plugins, and what would be sent to each of its targets."""
-    call = _call(path, model, body)
-    routes = Routes(plan.routes, plan.upstreams)
-    if call.operation == PASSTHROUGH:
-        asked, route = path, routes.for_path(path)
-    else:
-        asked = OPENAI.asked(call)
-        route = routes.for_model(asked)
+    shown = _Shown(plan)
+    told: dict[str, Any] = {"method": method, "path": path, "asked": None, "route": None}
+    try:
+        call = _call(method, path, model, body)
+        route = Routes(plan.routes, plan.upstreams).exact_path(path)
+        if route or call.operation == PASSTHROUGH:
+            call = call.replace(operation=PASSTHROUGH)
+            route = route or Routes(plan.routes, plan.upstreams).for_path(path)
+        elif call.operation == "models":
+            return {**told, "refused": "the gateway itself answers this, with its list of models"}
+        else:
+            told["asked"] = OPENAI.asked(call)
+            route = Routes(plan.routes, plan.upstreams).for_model(told["asked"])
+    except CallError as error:
+        return {**told, "refused": f"the client gets a {error.status}: {error.message}"}
     if route is None:
-        return {"asked": asked, "route": None, "chain": [], "targets": []}
-    attempts = Attempts(plan.upstreams)
-    sent = [
-        await _sent(plan.upstreams[target.upstream], attempts, call, target)
-        for target in leaves(route.targets)
-    ]
+        return {**told, "refused": "no route fits; the client gets a 404"}
+    if not route.targets:
+        told["refused"] = "the client gets a 503"
     return {
-        "asked": asked,
+        **told,
         "route": route.key,
-        "chain": [_part("plugins", plugin) for plugin in (*plan.chain, *route.chain)],
-        "order": _nested(route.targets),
-        "targets": sent,
+        "who_may_ask": _who(plan),
+        "passes": shown.parts("plugins", plan.chain),
+        **_route(plan, route, shown),
+        "requests": [
+            await _sent(plan, route, call, target, shown) for target in leaves(route.targets)
+        ],
     }
 
 
-def told(explained: dict[str, Any]) -> str:
-    """One request as text."""
-    if explained["route"] is None:
-        return f"{explained['asked']}: no route; the client gets a 404"
-    lines = [f"{explained['asked']} takes the route {explained['route']}"]
-    lines += _indented([f"passes {_shown(plugin)}" for plugin in explained["chain"]])
-    for number, target in enumerate(explained["targets"], 1):
-        lines += ["", f"{number}. {target['target']}"]
-        lines += _indented([f"passes {_shown(plugin)}" for plugin in target["plugins"]])
-        if "refused" in target:
-            lines.append(f"  is not asked: {target['refused']}")
-            continue
-        lines.append(f"  {target['method']} {target['url']}")
-        lines += [f"  {name}: {value}" for name, value in target["headers"].items()]
-        body = target["body"]
-        lines.append(f"  {body if isinstance(body, str) else orjson.dumps(body).decode()}")
-    return "\n".join(lines)
+def _who(plan: Plan) -> list[str] | str:
+    """The plugins that ask who is asking; without one, whom the gateway lets in."""
+    found = [name_of("plugins", p) for p in plan.chain if getattr(p, "authenticates", False)]
+    return found or ("everybody" if plan.server.auth == "none" else "this machine")
 
 
-def _call(path: str, model: str | None, body: bytes | None) -> Call:
-    if body is None:
+def _call(method: str, path: str, model: str | None, body: bytes | None) -> Call:
+    if body is None and method == "POST":
         said = {"role": "user", "content": "Say hello."}
         body = orjson.dumps({"model": model, "messages": [said]})
-    record = Record(id="explained", method="POST", path=path)
+    record = Record(id="explained", method=method, path=path)
     call = Call(
         id=record.id,
-        method="POST",
+        method=method,
         path=path,
         query="",
-        headers=Headers({"content-type": "application/json"}),
-        body=body,
+        headers=Headers({"content-type": "application/json"} if body else {}),
+        body=body or b"",
         dialect=OPENAI,
-        operation=OPENAI.operation("POST", path) or PASSTHROUGH,
+        operation=OPENAI.operation(method, path) or PASSTHROUGH,
+        caller=Caller("somebody"),
         deadline=Deadline.after(60),
         record=record,
     )
@@ -146,54 +149,53 @@ def _call(path: str, model: str | None, body: bytes | None) -> Call:
 
 
 async def _sent(
-    upstream: Upstream, attempts: Attempts, call: Call, target: Target
+    plan: Plan, route: Route, call: Call, target: Target, shown: _Shown
 ) -> dict[str, Any]:
+    """What would leave for one target of a route."""
+    upstream = plan.upstreams[target.upstream]
     told: dict[str, Any] = {
         "target": str(target),
-        "plugins": [_part("plugins", plugin) for plugin in upstream.plugins]
-        + [_part("plugins", plugin) for plugin in upstream.brought],
+        "passes": shown.parts("plugins", (*upstream.plugins, *upstream.brought)),
     }
+    open_to_all = [p for p in plan.chain if not getattr(p, "authenticates", False)]
+    ask = compose((*open_to_all, *route.chain), Attempts(plan.upstreams))
+    record = Record(id=call.id, method=call.method, path=call.path)
     try:
-        reply = await attempts.attempt(upstream, call.towards(target))
+        reply = await ask(call.replace(record=record).towards(target))
         await reply.aclose()
         told["refused"] = "it answers by itself, without a request"
     except Kept as kept:
-        request = kept.request
-        body = _masked(request.body.decode("utf-8", "replace"), upstream.secrets)
-        with suppress(orjson.JSONDecodeError):
-            body = orjson.loads(body)
-        told |= {
-            "method": request.method,
-            "url": _masked(request.url, upstream.secrets),
-            "headers": {n: _masked(v, upstream.secrets) for n, v in request.headers},
-            "body": body,
-        }
+        told |= shown.request(kept.request)
     except CallError as error:
-        told["refused"] = error.message
+        told["refused"] = shown.text(error.message)
     return told
 
 
-def _masked(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
-
-
-def _upstream(upstream: Upstream) -> dict[str, Any]:
+def _route(plan: Plan, route: Route, shown: _Shown) -> dict[str, Any]:
+    dividing = [p for p in route.chain if getattr(p, "divides", False)]
     return {
-        "forwarder": _part("forwarders", upstream.forward),
-        "plugins": [_part("plugins", plugin) for plugin in upstream.plugins],
-        "brings": [_part("plugins", plugin) for plugin in upstream.brought],
-        "models": dict(upstream.models),
-        "labels": dict(upstream.labels),
-        "timeouts": vars(upstream.timeouts),
+        "chain": shown.parts("plugins", route.chain),
+        "tried_by": [name_of("plugins", plugin) for plugin in dividing],
+        "targets": _nested(route.targets),
+        "skipped": list(plan.skipped.get(route.key, ())),
     }
 
 
-def _route(plan: Plan, route: Route) -> dict[str, Any]:
+def _looked_up(route: Route) -> tuple[bool, bool, bool, int]:
+    """Routes in the order in which they are tried: exact, long patterns, short ones, `*`."""
+    pattern = len(route.key) if route.is_pattern else 0
+    return route.is_path, route.key == "*", route.is_pattern, -pattern
+
+
+def _upstream(upstream: Upstream, shown: _Shown) -> dict[str, Any]:
     return {
-        "targets": _nested(route.targets),
-        "chain": [_part("plugins", plugin) for plugin in route.chain],
+        "forwarder": shown.part("forwarders", upstream.forward),
+        "plugins": shown.parts("plugins", upstream.plugins),
+        "brings": shown.parts("plugins", upstream.brought),
+        "models": dict(upstream.models),
+        "labels": dict(upstream.labels),
+        "timeouts": {name: str(Duration(value)) for name, value in vars(upstream.timeouts).items()},
+        "ask_usage": upstream.ask_usage,
     }
 
 
@@ -201,38 +203,67 @@ def _nested(targets: Targets) -> list[Any]:
     return [str(t) if isinstance(t, Target) else _nested(t) for t in targets]
 
 
-def _part(group: Group, thing: object) -> dict[str, Any]:
-    """The name of a plugin and the options that differ from their defaults."""
-    options = {
-        option.name: _plain(value)
-        for option in options_of(type(thing)).values()
-        if (value := getattr(thing, option.name)) != option.default
-    }
-    return {name_of(group, thing): options}
+class _Shown:
+    """Turns things into JSON, with every secret masked that the plan knows of."""
 
+    def __init__(self, plan: Plan) -> None:
+        known = {*plan.secrets, *(s for one in plan.upstreams.values() for s in one.secrets)}
+        self._secrets = sorted(filter(None, known), key=len, reverse=True)
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value if type(value) in (str, int, float, bool, type(None)) else str(value)
+    def parts(self, group: Group, things: Iterable[object]) -> list[dict[str, Any]]:
+        """Several of a kind."""
+        return [self.part(group, thing) for thing in things]
 
+    def part(self, group: Group, thing: object) -> dict[str, Any]:
+        """The name of a thing and its options, as `gateway.yaml` has them."""
+        return {name_of(group, thing): self.options(thing)}
 
-def _shown(part: dict[str, Any]) -> str:
-    ((name, options),) = part.items()
-    if not options:
-        return str(name)
-    inner = ", ".join(f"{key}: {value}" for key, value in options.items())
-    return f"{name} {{{inner}}}"
+    def options(self, thing: object) -> dict[str, Any]:
+        """The options of a thing that differ from their defaults."""
+        return {
+            option.name: self.member(option.name, value)
+            for option in options_of(type(thing)).values()
+            if (value := getattr(thing, option.name)) != option.default
+        }
 
+    def member(self, name: str, value: Any) -> Any:
+        """A value by its name; of a mapping of keys, the names of those whose keys they are."""
+        if isinstance(value, Mapping) and any(isinstance(key, Sha256) for key in value):
+            return [self.plain(inner) for inner in value.values()]
+        return "***" if looks_secret(name) and value is not None else self.plain(value)
 
-def _targets_shown(targets: Sequence[Any]) -> str:
-    return (
-        ", then ".join(t if isinstance(t, str) else f"[{_targets_shown(t)}]" for t in targets)
-        or "nobody: every upstream of it is disabled"
-    )
+    def plain(self, value: Any) -> Any:
+        """Any value."""
+        match value:
+            case Mapping():
+                return {str(key): self.member(str(key), inner) for key, inner in value.items()}
+            case list() | tuple():
+                return [self.plain(inner) for inner in value]
+            case None | bool():
+                return value
+            case int() | float() if type(value) in (int, float):
+                return value
+            case _:
+                return mask(self.text(str(value)))
 
+    def text(self, text: str) -> str:
+        """Text in which secrets may stand."""
+        for secret in self._secrets:
+            if len(secret) >= _SHORT or text == secret:
+                text = text.replace(secret, "***")
+        return text
 
-def _indented(lines: Iterable[str], by: int = 2) -> Iterator[str]:
-    return (" " * by + line for line in lines)
+    def request(self, request: Request) -> dict[str, Any]:
+        """What would be sent, its body as JSON where it is."""
+        body: Any = self.text(request.body.decode("utf-8", "replace"))
+        with suppress(orjson.JSONDecodeError):
+            body = orjson.loads(body)
+        headers = {name: self._header(name, value) for name, value in request.headers}
+        url = mask(self.text(request.url))
+        return {"method": request.method, "url": url, "headers": headers, "body": body}
+
+    def _header(self, name: str, value: str) -> str:
+        if not looks_secret(name):
+            return mask(self.text(value))
+        scheme, space, _ = value.partition(" ")
+        return f"{scheme} ***" if space else "***"

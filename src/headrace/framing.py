@@ -58,8 +58,8 @@ class SSE:
         start = 0
         while content := _NOT_LINE_END.search(buffer, start):
             blank = _BLANK_LINE.search(buffer, max(content.start(), self._searched))
-            if not blank:
-                break
+            if not blank or (blank.end() == len(buffer) and buffer.endswith(b"\r\n\r")):
+                break  # that last CR is half of a CR LF, so that the event is not whole yet
             frames.append(self._frame(bytes(buffer[start : blank.end()])))
             start = self._searched = blank.end()
         del buffer[:start]

@@ -197,7 +197,7 @@ async def test_a_failure_in_mid_stream_is_raised_after_the_words_before_it(
     client: AsyncOpenAI, upstream: Loopback
 ) -> None:
     head, role, hello, *_ = streams(*EVENTS)
-    upstream.script((head, role, hello, Act.RESET))
+    upstream.script((head, role, hello, Act.CLOSE))
     stream = await client.chat.completions.create(model="m", messages=HI, stream=True)
     words = [(await anext(stream)).choices[0].delta.content for _ in range(2)]
     with pytest.raises(openai.APIError) as failed:

@@ -18,7 +18,7 @@ def main() -> None:
     if sys.argv[1:] in (["--version"], ["-V"]):
         from headrace.version import __version__
 
-        print(f"headrace {__version__}")
+        sys.stdout.write(f"headrace {__version__}\n")
         return
     from headrace.cli.group import group
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
+from headrace.cli.address import check_guarded
 from headrace.config.build import build
 from headrace.config.document import load
+from headrace.config.problems import Problem
 from headrace.errors import ConfigError
 
 
@@ -27,11 +29,14 @@ from headrace.errors import ConfigError
 def command(file: Path, unset_ok: bool, form: str) -> None:
     """Say every problem of FILE, and nothing else. The exit status is 1 if there is one."""
     try:
-        build(load(file, os.environ, unset_ok=unset_ok))
+        document = load(file, os.environ, unset_ok=unset_ok)
+        plan = build(document)
+        check_guarded(plan, plan.server.host, document.place(("server", "host")))
     except ConfigError as error:
         if form == "text":
             raise
         for problem in error.problems:
+            assert isinstance(problem, Problem)
             click.echo(problem.github())
         raise SystemExit(1) from None
     click.echo(f"{file}: no problems", err=True)

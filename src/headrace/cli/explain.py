@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
+from click.core import ParameterSource
 
-from headrace.config.build import build
+from headrace.cli.outline import followed, outlined
 from headrace.config.document import load
-from headrace.explain import Capture, outline, outlined, request_of, told
+from headrace.explain import outline, plan_of, request_of
 
 
 @click.command("explain")
@@ -20,18 +21,27 @@ from headrace.explain import Capture, outline, outlined, request_of, told
 @click.option("--model", help="Explain a chat completion that asks for this model.")
 @click.option(
     "--request",
-    "request_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Explain the request whose JSON body is in this file.",
+    type=click.File("rb"),
+    help="Explain the request whose JSON body is in this file; - is standard input.",
 )
-@click.option("--path", default="/v1/chat/completions", show_default=True, help="Its path.")
+@click.option(
+    "--path", default="/v1/chat/completions", show_default=True, help="The path of the request."
+)
+@click.option(
+    "--method", type=click.Choice(("GET", "POST", "DELETE")), help="Else GET without a body."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--unset-ok", is_flag=True, help="Take variables that are not set as good.")
+@click.option(
+    "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
+)
+@click.pass_context
 def command(
+    ctx: click.Context,
     file: Path,
     model: str | None,
-    request_file: Path | None,
+    request: BinaryIO | None,
     path: str,
+    method: str | None,
     as_json: bool,
     unset_ok: bool,
 ) -> None:
@@ -39,14 +49,14 @@ def command(
 
     It touches nothing: no connection is opened. Secrets are masked.
     """
-    capture = Capture()
-    plan = build(load(file, os.environ, unset_ok=unset_ok), through=capture)
-    explained: dict[str, Any]
-    if model is None and request_file is None:
-        explained = outline(plan)
-        text = outlined(explained)
+    plan = plan_of(load(file, os.environ, unset_ok=unset_ok))
+    told: dict[str, Any]
+    if not (model or request or ctx.get_parameter_source("path") is ParameterSource.COMMANDLINE):
+        told = outline(plan)
+        text = outlined(told)
     else:
-        body = request_file.read_bytes() if request_file else None
-        explained = asyncio.run(request_of(plan, capture, path=path, model=model, body=body))
-        text = told(explained)
-    click.echo(json.dumps(explained, indent=2, ensure_ascii=False) if as_json else text)
+        method = method or ("POST" if model or request else "GET")
+        body = request.read() if request else None
+        told = asyncio.run(request_of(plan, method=method, path=path, model=model, body=body))
+        text = followed(told)
+    click.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else text)

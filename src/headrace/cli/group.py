@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
+from headrace.config.problems import did_you_mean
 from headrace.errors import ConfigError
+from headrace.version import __version__
 
 
 class _Lazy(click.Group):
@@ -32,6 +35,15 @@ class _Lazy(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(self._sentences.items()))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self._sentences and not name.startswith("-"):
+            hint = did_you_mean(name, self._sentences)
+            ctx.fail(f"there is no command {name!r}{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -41,10 +53,11 @@ class _Lazy(click.Group):
 
 def group(sentences: Mapping[str, str]) -> click.Group:
     """The command `headrace`, with a subcommand for each key."""
-    return click.version_option(package_name="headrace")(_Lazy(sentences))
+    version = click.version_option(__version__, "-V", "--version", message="headrace %(version)s")
+    return version(_Lazy(sentences))
 
 
-def fail(error: ConfigError) -> None:
+def fail(error: ConfigError) -> NoReturn:
     """Print every problem and exit with 1."""
     for problem in error.problems:
         first, *below = str(problem).splitlines()

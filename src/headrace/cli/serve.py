@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import os
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import click
 
+from headrace.cli.address import check_guarded, is_loopback
 from headrace.cli.group import colored
-from headrace.config.document import load, parse
+from headrace.config.build import Plan, build
+from headrace.config.document import Document, load, parse
 from headrace.config.found import look, written
 from headrace.config.problems import Problem
 from headrace.errors import ConfigError
@@ -34,22 +35,20 @@ def command(file: Path | None, host: str | None, port: int | None, log_level: st
     Without FILE it is HEADRACE_CONFIG, or ./gateway.yaml. Without any of them, what can be found is
     served: keys in the environment, an Ollama on its port, the local model, or else a mock.
     """
-    _log(log_level or os.environ.get("LOG_LEVEL", "info"))
+    _log(log_level or os.environ.get("LOG_LEVEL") or "info")
     file = file or _default_file()
-    if file is None:
-        found = asyncio.run(look(os.environ))
-        for _, one in found:
-            click.echo(f"found {one.name}: {one.says}", err=True)
-        document = parse(written(found), "what was found", os.environ)
-    else:
-        document = load(file, os.environ)
-    settings = document.value.get("server") or {}
-    address = str(host or os.environ.get("HOST") or settings.get("host") or "127.0.0.1")
-    gateway = Gateway.of(document, open=_is_loopback(address))
-    listen = port if port is not None else _port(gateway)
+    document = load(file, os.environ) if file else _found()
+    plan = build(document)
+    address = host or os.environ.get("HOST")
+    place = None if address else document.place(("server", "host"))
+    address = address or plan.server.host
+    check_guarded(plan, address, place)
+    if not (plan.authenticates or is_loopback(address)):
+        logging.getLogger("headrace").warning("everybody who reaches %s may ask: no key", address)
+    listen = port if port is not None else _port(plan)
     from headrace.cli.server import run
 
-    sys.exit(run(gateway, address, listen, banner))
+    sys.exit(run(Gateway(plan, open=True), address, listen, banner))
 
 
 def banner(gateway: Gateway, url: str, runs_on: str, models: list[str]) -> None:
@@ -87,22 +86,30 @@ def _default_file() -> Path | None:
     return Path("gateway.yaml") if Path("gateway.yaml").exists() else None
 
 
-def _port(gateway: Gateway) -> int:
+def _found() -> Document:
+    """The configuration that is made of what this machine has."""
+    found = asyncio.run(look(os.environ))
+    click.echo("no configuration is named, and there is no ./gateway.yaml; found:", err=True)
+    for _, one in found:
+        click.echo(f"  {one.name}: {one.says}", err=True)
+    if all(one.rank >= one.STAND_IN for _, one in found):
+        click.echo(_NOTHING, err=True)
+    return parse(written(found), "what was found", os.environ)
+
+
+_NOTHING = (
+    "  no model. Set a key such as OPENAI_API_KEY or HF_TOKEN, start Ollama, or install "
+    "headrace[local]"
+)
+
+
+def _port(plan: Plan) -> int:
     written = os.environ.get("PORT")
     if not written:
-        return gateway.plan.server.port
+        return plan.server.port
     if not written.isdecimal() or int(written) > 65535:
         raise ConfigError([Problem(None, f"PORT must be a port's number, found {written!r}")])
     return int(written)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _log(level: str) -> None:

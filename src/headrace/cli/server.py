@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -35,11 +36,18 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         listener.close()
-        said = f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
-        raise ConfigError([Problem(None, said)]) from None
+        number = error.errno if isinstance(error, OSError) else None
+        advice = _ADVICE.get(number or 0, "this machine has no such address; choose another --host")
+        raise ConfigError([Problem(None, f"cannot listen on {host}:{port}: {advice}")]) from None
     return listener
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "something listens there already; stop it, or choose another --port",
+    errno.EACCES: "this port is not for everybody; choose another --port, above 1023",
+}
 
 
 class _Server(uvicorn.Server):

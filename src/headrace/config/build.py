@@ -5,29 +5,33 @@ Nothing is opened here and nothing is asked; a plan is only made whole or not at
 
 from __future__ import annotations
 
-import importlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from headrace import registry, store, transport
+from headrace import store, transport
 from headrace.attempts import Upstream
-from headrace.call import Target, Targets, Timeouts
+from headrace.call import Targets, Timeouts
 from headrace.chain import Plugin
+from headrace.config.around import middleware, observers, store_of
+from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.parts import Parts, words
-from headrace.config.problems import did_you_mean
+from headrace.config.problems import Problem, did_you_mean
 from headrace.config.settings import (
     SECTIONS,
     RouteOptions,
     Server,
+    Switch,
     TimeoutOptions,
     UpstreamOptions,
 )
+from headrace.config.targets import levels, skipped, targets, without
 from headrace.errors import ConfigError
-from headrace.options import Secret
+from headrace.options import Duration, Secret
 from headrace.record import Observer
+from headrace.registry import name_of
 from headrace.routing import Route
 from headrace.store import Store
 from headrace.transport import Transport
@@ -43,10 +47,14 @@ class Plan:
     upstreams: Mapping[str, Upstream]
     disabled: tuple[str, ...]
     routes: tuple[Route, ...]
+    skipped: Mapping[str, tuple[str, ...]]
+    """Targets that no call reaches because their upstream is disabled, by their route's key."""
     observers: tuple[Observer, ...]
     middleware: tuple[tuple[Any, Mapping[str, Any]], ...]
     store: Store
     transport: Transport
+    secrets: frozenset[str] = frozenset()
+    """What `${…}` gave that must not be shown, beside what is a `Secret` or an upstream's."""
     files: tuple[str, ...] = ()
 
     @property
@@ -55,329 +63,205 @@ class Plan:
         return any(getattr(plugin, "authenticates", False) for plugin in self.chain)
 
 
-def build(document: Document, *, through: Transport | None = None) -> Plan:
+def build(
+    document: Document, *, through: Transport | None = None, keep: Store | None = None
+) -> Plan:
     """The plan a document describes. Raises `ConfigError` with every problem it has.
 
-    Forwarders ask `through` a transport of their own if one is given, else the best there is. Of a
-    document with values left unset, problems are found but no plan may be used.
+    Forwarders ask `through` a transport of their own if one is given, else the best there is; what
+    is shared is kept in `keep` if that is given, else where the document says. Of a document with
+    values left unset, problems are found, but nobody can be asked by its plan.
     """
-    return _Builder(document, through or transport.best()).plan()
+    parts = Parts(document)
+    sections = _sections(parts)
+    asked = through or transport.best()
+    kept = store_of(parts, sections["server"].get("store"))
+    with_transport = transport.being_built.set(asked)
+    with_store = store.being_built.set(keep or kept)
+    try:
+        plan = _Builder(parts, sections).plan(keep or kept, asked)
+    finally:
+        store.being_built.reset(with_store)
+        transport.being_built.reset(with_transport)
+    if parts.problems:
+        raise ConfigError(_in_order(parts.problems, document))
+    return plan
+
+
+def _sections(parts: Parts) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for name, value in parts.document.value.items():
+        if name not in SECTIONS:
+            hint = did_you_mean(name, SECTIONS) or f"; there are {words(SECTIONS)}"
+            parts.problem((name,), f"no section is called {name!r}{hint}", key=True)
+        elif isinstance(value, dict):
+            found[name] = value
+        elif value is not None and parts.sure((name,)):
+            parts.problem((name,), f"{name} must be a mapping: {SECTIONS[name]}")
+    return found
 
 
 class _Builder:
-    def __init__(self, document: Document, through: Transport) -> None:
-        self.parts = Parts(document)
-        self.document = document
-        self.sections: dict[str, Any] = {}
-        self.chains: dict[str, tuple[Plugin, ...]] = {}
-        self.transport = through
+    """Makes the parts of a plan; where one cannot be made, a problem says why."""
 
-    def plan(self) -> Plan:
-        """Everything, in the order of the file."""
-        self._split()
-        with_transport = transport.being_built.set(self.transport)
-        kept = self._store()
-        with_store = store.being_built.set(kept)
-        try:
-            return self._plan(kept)
-        finally:
-            store.being_built.reset(with_store)
-            transport.being_built.reset(with_transport)
+    def __init__(self, parts: Parts, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        self.parts = parts
+        self.sections = sections
+        self.chains = Chains(parts, sections["chains"])
+        self.server = parts.fill(Server, ("server",), sections["server"], "server") or Server()
+        self.disabled: list[str] = []
+        self.broken: set[Path] = set()
+        """Around which plugins something could not be made."""
 
-    def _plan(self, kept: Store) -> Plan:
-        written = self.sections["server"]
-        server = self.parts.fill(Server, ("server",), written, "server") or Server()
-        defaults = server.timeouts.over(Timeouts())
-        if server.attempts < 1:
-            self.parts.problem(("server", "attempts"), "server: attempts must be at least 1")
-        for name in self.sections["chains"]:
-            self._chain(name, ())
-        disabled: list[str] = []
-        upstreams = {
-            name: upstream
-            for name, value in self.sections["upstreams"].items()
-            if (upstream := self._upstream(str(name), value, defaults, disabled))
-        }
-        routes = [
-            route
-            for key, value in self.sections["routes"].items()
-            if (route := self._route(str(key), value, set(disabled)))
-        ]
-        chain = self._plugins(("server", "chain"), _part(written, "chain"))
-        observers = self._observers(server.observers)
-        middleware = self._middleware(server.middleware)
-        if self.parts.problems:
-            raise ConfigError(
-                sorted(self.parts.problems, key=lambda p: _order(p.place, self.document))
-            )
+    def plan(self, kept: Store, asked: Transport) -> Plan:
+        """Everything there is."""
+        server = self.sections["server"]
+        upstreams = [self._upstream(*item) for item in self.sections["upstreams"].items()]
+        routes = [self._route(*item) for item in self.sections["routes"].items()]
         return Plan(
-            name=server.name or f"headrace-{secrets.token_hex(6)}",
-            server=server,
-            chain=chain,
-            upstreams=upstreams,
-            disabled=tuple(disabled),
-            routes=tuple(routes),
-            observers=observers,
-            middleware=middleware,
+            name=self.server.name or f"headrace-{secrets.token_hex(6)}",
+            server=self.server,
+            chain=self._plugins(("server", "chain"), server, _FRONT),
+            upstreams={upstream.name: upstream for upstream in upstreams if upstream},
+            disabled=tuple(self.disabled),
+            routes=tuple(route for route, _ in routes),
+            skipped={route.key: left_out for route, left_out in routes if left_out},
+            observers=observers(self.parts, server.get("observers", self.server.observers)),
+            middleware=middleware(self.parts, server.get("middleware")),
             store=kept,
-            transport=self.transport,
-            files=tuple(str(file) for file in self.document.files),
+            transport=asked,
+            secrets=frozenset(self.parts.secrets(())),
+            files=tuple(map(str, self.parts.document.files)),
         )
 
-    def _split(self) -> None:
-        for key, value in self.document.value.items():
-            if key not in SECTIONS:
-                hint = did_you_mean(str(key), SECTIONS) or f"; there are {words(SECTIONS)}"
-                self.parts.problem((key,), f"no section is called {key!r}{hint}", key=True)
-            elif value is not None and not isinstance(value, dict):
-                self.parts.problem((key,), f"{key} must be a mapping: {SECTIONS[key]}")
-            else:
-                self.sections[key] = value or {}
-        for key in SECTIONS:
-            self.sections.setdefault(key, {})
+    # What can answer
 
-    # The parts
-
-    def _store(self) -> Store:
-        path: Path = ("server", "store")
-        value = self.sections["server"].get("store", "memory://")
-        before = len(self.parts.problems)
-        if isinstance(value, str) and "://" in value:
-            scheme = value.partition("://")[0]
-            try:
-                kind = registry.named("stores", scheme)
-            except (registry.Unknown, ImportError) as error:
-                hint = f"; there are {words(registry.names('stores'))}"
-                self.parts.problem(path, f"no store is reached by {scheme}://: {error}{hint}")
-            else:
-                made = kind.from_url(value) if hasattr(kind, "from_url") else kind()
-                return made  # type: ignore[no-any-return]
-        elif path not in self.document.unset and (made := self.parts.make("stores", path, value)):
-            return made  # type: ignore[no-any-return]
-        elif len(self.parts.problems) == before:
-            self.parts.problem(path, "expected a store: a URL, or its name with options")
-        return Store.of_server()
-
-    def _upstream(
-        self, name: str, value: Any, defaults: Timeouts, disabled: list[str]
-    ) -> Upstream | None:
+    def _upstream(self, name: str, value: Any) -> Upstream | None:
         path: Path = ("upstreams", name)
-        if "/" in name or "*" in name:
-            self.parts.problem(path, "an upstream's name has no '/' and no '*'", key=True)
+        what = f"upstream {name!r}"
+        if "/" in name or "*" in name or not name:
+            self.parts.problem(path, "an upstream needs a name, without '/' and '*'", key=True)
+        where: Path = (*path, "forwarder")
         if isinstance(value, str):
-            value = {"forwarder": value}
-        written = self.parts.fill(UpstreamOptions, path, value, f"upstream {name!r}")
-        if written is None:
+            value, where = {"forwarder": value}, path
+        with self.parts.lenient(self._is_off(path, value, what)):
+            written = self.parts.fill(UpstreamOptions, path, value, what)
+            forwarder = self._forwarder(where, value)
+            plugins = self._plugins((*path, "plugins"), value, _UPSTREAM)
+        if written is None or forwarder is None or not written.enabled:
+            self.disabled.append(name)
             return None
-        with self.parts.lenient(not written.enabled):
-            forwarder = self.parts.make("forwarders", (*path, "forwarder"), written.forwarder)
-            plugins = self._plugins((*path, "plugins"), _part(value, "plugins"))
-        if not written.enabled:
-            disabled.append(name)
-            return None
-        if forwarder is None:
-            return None
-        suited = self._suited(forwarder).over(Timeouts())
-        inside = tuple(p for p in plugins if getattr(p, "inside_attempt", False))
+        inside = [plugin for plugin in plugins if _says(plugin, "inside_attempt")]
         models = written.models
         return Upstream(
             name=name,
             forward=forwarder,
-            plugins=tuple(plugin for plugin in plugins if plugin not in inside),
-            brought=(*inside, *_brought(forwarder, inside)),
+            plugins=tuple(plugin for plugin in plugins if not _says(plugin, "inside_attempt")),
+            brought=(*inside, *self._brought(where, forwarder, inside)),
             models=models if isinstance(models, dict) else {model: model for model in models},
             labels=written.labels,
-            timeouts=written.timeouts.over(_later(suited, defaults)),
+            timeouts=written.timeouts.over(self.server.timeouts.over(_suited(forwarder))),
             ask_usage=written.ask_usage,
-            secrets=tuple(_secrets(forwarder)),
+            secrets=tuple({*_secrets(forwarder), *_secrets(plugins), *self.parts.secrets(path)}),
         )
 
-    def _suited(self, forwarder: Any) -> TimeoutOptions:
-        suits = getattr(forwarder, "timeouts", {})
-        return self.parts.fill(TimeoutOptions, (), dict(suits), "timeouts") or TimeoutOptions()
+    def _is_off(self, path: Path, value: Any, what: str) -> bool:
+        """Whether an upstream is disabled; asked first, for of such a one less is judged."""
+        if not isinstance(value, dict) or "enabled" not in value:
+            return False
+        where = (*path, "enabled")
+        return self.parts.check(Switch, where, value["enabled"], f"{what}: enabled") in (
+            None,
+            False,
+        )
 
-    def _route(self, key: str, value: Any, disabled: set[str]) -> Route | None:
+    def _forwarder(self, path: Path, around: Any) -> Any:
+        """The forwarder of an upstream, or None; made even where something else is wrong there."""
+        if not isinstance(around, dict) or "forwarder" not in around:
+            return None
+        return self.parts.make("forwarders", path, around["forwarder"])
+
+    def _brought(self, path: Path, forwarder: Any, own: Sequence[Plugin]) -> Iterator[Plugin]:
+        """What a forwarder brings along; a written plugin of the same kind takes its place."""
+        for value in getattr(forwarder, "brings", ()):
+            ((name, options),) = value.items()
+            kind = self.parts.kind("plugins", path, name, repr(name))
+            if kind and not any(type(plugin) is kind for plugin in own):
+                yield kind(**options)
+
+    # Who is asked, and how
+
+    def _route(self, key: str, value: Any) -> tuple[Route, tuple[str, ...]]:
+        """A route, and those of its targets that are left out."""
         path: Path = ("routes", key)
-        if isinstance(value, str | list):
-            value = {"targets": value}
-        written = self.parts.fill(RouteOptions, path, value, f"route {key!r}")
-        if written is None:
-            return None
-        where = (*path, "targets") if "targets" in self.sections["routes"][key] else path
-        targets = self._targets(where, written.targets)
-        chain = self._plugins((*path, "chain"), _part(value, "chain"))
-        self._check_divided(key, where, targets, chain)
-        return Route(key=key, targets=_without(targets, disabled), chain=chain)
+        where: Path = (*path, "targets")
+        if not isinstance(value, dict | None):
+            value, where = {"targets": value}, path
+        self.parts.fill(RouteOptions, path, value, f"route {key!r}")
+        chain = self._plugins((*path, "chain"), value, _ROUTE)
+        asked: Targets = ()
+        if value and "targets" in value:
+            asked = targets(self.parts, where, value["targets"], self.sections["upstreams"])
+            self._check_divided(key, where, asked, chain)
+        left_out = tuple(map(str, skipped(asked, self.disabled)))
+        return Route(key=key, targets=without(asked, self.disabled), chain=chain), left_out
 
-    def _check_divided(
-        self, key: str, path: Path, targets: Targets, chain: tuple[Plugin, ...]
-    ) -> None:
-        dividing = sum(1 for plugin in chain if getattr(plugin, "divides", False))
-        if (levels := _levels(targets)) > dividing:
-            self.parts.problem(
-                path,
-                f"route {key!r} has {'several targets' if levels == 1 else 'groups of targets'}, "
-                f"but its chain has {dividing or 'no'} plugin to try them with; "
-                "add one such as 'fallback'",
+    def _check_divided(self, key: str, path: Path, asked: Targets, chain: Sequence[Plugin]) -> None:
+        dividing = [name_of("plugins", plugin) for plugin in chain if _says(plugin, "divides")]
+        needed = levels(asked)
+        if needed <= len(dividing) or ("routes", key) in self.broken:
+            return
+        if dividing:
+            message = (
+                f"has targets in {needed} levels, but only {words(dividing)} in its chain to try "
+                "them; each level takes a plugin of this kind"
             )
-
-    def _targets(self, path: Path, value: Any) -> Targets:
-        if not isinstance(value, list):
-            value = [value]
-            paths = [path]
         else:
-            paths = [(*path, index) for index in range(len(value))]
-        if not value:
-            self.parts.problem(path, "a route needs at least one target")
-        targets: list[Target | Targets] = []
-        for where, item in zip(paths, value, strict=True):
-            if isinstance(item, list):
-                targets.append(self._targets(where, item))
-            elif target := self._target(where, item):
-                targets.append(target)
-        return tuple(targets)
-
-    def _target(self, path: Path, value: Any) -> Target | None:
-        found = self.parts.named(path, value, "a target")
-        if found is None:
-            return None
-        written, where, options = found
-        upstream, _, model = written.partition("/")
-        if upstream not in self.sections["upstreams"]:
-            hint = did_you_mean(upstream, map(str, self.sections["upstreams"]))
-            self.parts.problem(path, f"no upstream is called {upstream!r}{hint}")
-            return None
-        if "*" in model:
-            self.parts.problem(
-                path, "a target has no '*'; name the upstream alone to pass the model on"
+            several = plugins_that("divides")
+            such = f"one of {words(several)}" if len(several) > 1 else words(several)
+            message = (
+                f"has several targets, but nothing in its chain to try them; add {such} to it, "
+                "or leave one target here"
             )
-        filled = self.parts.fill(_TargetOptions, where, options, f"target {written!r}")
-        return filled and Target(upstream, model or None, weight=filled.weight)
+        self.parts.problem(path, f"route {key!r} {message}")
 
-    # Chains
-
-    def _plugins(self, path: Path, value: Any, within: tuple[str, ...] = ()) -> tuple[Plugin, ...]:
-        """The plugins of a chain's name or of a list, chains inside it opened."""
-        if value is None:
-            return ()
-        if isinstance(value, str) and value in self.sections["chains"]:
-            return self._chain(value, within)
-        if not isinstance(value, list):
-            if isinstance(value, str) and value not in registry.names("plugins"):
-                self._no_plugin(path, value)
-                return ()
-            return self._plugin(path, value, within)
-        return tuple(
-            plugin
-            for index, item in enumerate(value)
-            for plugin in self._plugin((*path, index), item, within)
-        )
-
-    def _plugin(self, path: Path, value: Any, within: tuple[str, ...]) -> tuple[Plugin, ...]:
-        if isinstance(value, str):
-            if value in self.sections["chains"]:
-                return self._chain(value, within)
-            if value not in registry.names("plugins"):
-                self._no_plugin(path, value)
-                return ()
-        made = self.parts.make("plugins", path, value)
-        return () if made is None else (made,)
-
-    def _no_plugin(self, path: Path, name: str) -> None:
-        known = [*registry.names("plugins"), *map(str, self.sections["chains"])]
-        self.parts.problem(
-            path, f"no plugin or chain is called {name!r}{did_you_mean(name, known)}"
-        )
-
-    def _chain(self, name: str, within: tuple[str, ...]) -> tuple[Plugin, ...]:
-        if name in self.chains:
-            return self.chains[name]
-        path: Path = ("chains", name)
-        if name in within:
-            self.parts.problem(path, f"chain {name!r} contains itself", key=True)
-            return ()
-        if name in registry.names("plugins"):
-            self.parts.problem(
-                path, f"{name!r} is a plugin's name; call the chain otherwise", key=True
-            )
-        plugins = self._plugins(path, self.sections["chains"][name], (*within, name))
-        self.chains.setdefault(name, plugins)
-        return self.chains[name]
-
-    # Around the gateway
-
-    def _observers(self, written: list[Any]) -> tuple[Observer, ...]:
-        path: Path = ("server", "observers")
-        made = [
-            self.parts.make("observers", (*path, index), value)
-            for index, value in enumerate(written)
-        ]
-        return tuple(observer for observer in made if observer is not None)
-
-    def _middleware(self, written: list[Any]) -> tuple[tuple[Any, Mapping[str, Any]], ...]:
-        found = []
-        for index, value in enumerate(written):
-            path: Path = ("server", "middleware", index)
-            named = self.parts.named(path, value, "a middleware")
-            if named is None:
-                continue
-            name, _, options = named
-            module, _, attribute = name.partition(":")
-            try:
-                found.append((getattr(importlib.import_module(module), attribute), options))
-            except (ImportError, AttributeError, ValueError) as error:
-                self.parts.problem(
-                    path, f"no middleware at {name!r} (expected 'package.module:Class'): {error}"
-                )
-        return tuple(found)
+    def _plugins(self, path: Path, around: Any, place: Mapping[str, str]) -> tuple[Plugin, ...]:
+        """The plugins at `path`, inside of `around`; what makes no sense there is a problem."""
+        value = around.get(path[-1]) if isinstance(around, dict) else None
+        placed = self.chains.plugins(path, value)
+        for where, plugin in placed:
+            if plugin is None:
+                self.broken.add(path[:-1])
+            for attribute, message in place.items():
+                if _says(plugin, attribute):
+                    self.parts.problem(where, f"{name_of('plugins', plugin)!r} {message}")
+        return tuple(plugin for _, plugin in placed if plugin is not None)
 
 
-@dataclass(kw_only=True)
-class _TargetOptions:
-    weight: float = 1.0
-    """Its share among the targets of its list, for a plugin that weighs them."""
+_FRONT = {
+    "divides": "tries several targets, but no call has any before its route is looked up; "
+    "put it into the chain of a route",
+    "inside_attempt": "belongs inside an attempt, as it is written here; "
+    "put it among the plugins of an upstream",
+}
+_UPSTREAM = {
+    "divides": "tries several targets, but a call to an upstream has one; "
+    "put it into the chain of a route"
+}
+_ROUTE = {"inside_attempt": _FRONT["inside_attempt"]}
+"""What plugins say of themselves that makes no sense in a place, and why."""
 
 
-def _part(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else None
+def _says(plugin: Plugin | None, attribute: str) -> bool:
+    return bool(getattr(plugin, attribute, False))
 
 
-def _later(suited: Timeouts, defaults: Timeouts) -> Timeouts:
-    """The server's timeouts, and what suits a forwarder where the server has the built-in ones."""
-    own = {
-        name: getattr(suited, name)
-        for name, value in vars(Timeouts()).items()
-        if getattr(defaults, name) == value
-    }
-    return Timeouts(**{**vars(defaults), **own})
-
-
-def _brought(forwarder: Any, written: tuple[Plugin, ...]) -> Iterator[Plugin]:
-    """What a forwarder brings along; a written plugin of the same kind takes its place."""
-    for value in getattr(forwarder, "brings", ()):
-        ((name, options),) = value.items()
-        kind = registry.named("plugins", name)
-        if not any(type(plugin) is kind for plugin in written):
-            yield kind(**options)
-
-
-def _without(targets: Targets, disabled: set[str]) -> Targets:
-    kept: list[Target | Targets] = []
-    for target in targets:
-        if isinstance(target, Target):
-            if target.upstream not in disabled:
-                kept.append(target)
-        elif inner := _without(target, disabled):
-            kept.append(inner)
-    return tuple(kept)
-
-
-def _levels(targets: Targets) -> int:
-    """How many plugins it takes to get from here to one target."""
-    groups = [target for target in targets if not isinstance(target, Target)]
-    if groups:
-        return 1 + max(map(_levels, groups))
-    return 1 if len(targets) > 1 else 0
+def _suited(forwarder: Any) -> Timeouts:
+    """The built-in timeouts, with what suits a forwarder in their place."""
+    suits = getattr(forwarder, "timeouts", {})
+    return TimeoutOptions(**{name: Duration.of(text) for name, text in suits.items()}).over(
+        Timeouts()
+    )
 
 
 def _secrets(part: Any) -> Iterator[str]:
@@ -395,8 +279,12 @@ def _secrets(part: Any) -> Iterator[str]:
             yield from _secrets(getattr(part, field.name))
 
 
-def _order(place: Any, document: Document) -> tuple[int, int, int]:
-    if place is None:
-        return (-1, 0, 0)
-    files = [str(file) for file in document.files]
-    return (files.index(place.file) if place.file in files else 0, place.line, place.column)
+def _in_order(problems: Sequence[Problem], document: Document) -> list[Problem]:
+    """Each problem once, file by file and line by line."""
+    files = {str(file): number for number, file in enumerate(document.files)}
+
+    def order(problem: Problem) -> tuple[int, int, int]:
+        place = problem.place
+        return (files.get(place.file, -1), place.line, place.column) if place else (-2, 0, 0)
+
+    return sorted(dict.fromkeys(problems), key=order)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from headrace import registry
 from headrace.chain import Plugin
 from headrace.config.document import Path
 from headrace.config.parts import Parts
+
+
+class Placed(NamedTuple):
+    """A plugin and the place it was named at, alone or with the others of its chain."""
+
+    path: Path
+    plugin: Plugin | None
+    """None where it could not be made."""
 
 
 class Chains:
@@ -17,7 +26,7 @@ class Chains:
     def __init__(self, parts: Parts, written: Mapping[str, Any]) -> None:
         self._parts = parts
         self._written = written
-        self._made: dict[str, tuple[Plugin, ...]] = {}
+        self._made: dict[str, tuple[Plugin | None, ...]] = {}
         taken = registry.names("plugins")
         self._names = [name for name in written if name not in taken]
         for name in written:
@@ -26,36 +35,45 @@ class Chains:
                 parts.problem(("chains", name), message, key=True)
             self._chain(name, ())
 
-    def plugins(
-        self, path: Path, value: Any, within: tuple[str, ...] = ()
-    ) -> tuple[Plugin, ...]:
+    def plugins(self, path: Path, value: Any, within: tuple[str, ...] = ()) -> list[Placed]:
         """What stands where a chain stands: its name, a list, or nothing; chains in it opened."""
         if value is None:
-            return ()
-        listed = enumerate(value) if isinstance(value, list) else ()
-        items = [((*path, index), item) for index, item in listed]
+            return []
         if not isinstance(value, list):
-            items = [(path, value)]
-        return tuple(plugin for where, item in items for plugin in self._item(where, item, within))
+            return [Placed(path, plugin) for plugin in self._item(path, value, within)]
+        return [
+            Placed((*path, index), plugin)
+            for index, item in enumerate(value)
+            for plugin in self._item((*path, index), item, within)
+        ]
 
-    def _item(self, path: Path, value: Any, within: tuple[str, ...]) -> tuple[Plugin, ...]:
+    def _item(self, path: Path, value: Any, within: tuple[str, ...]) -> tuple[Plugin | None, ...]:
         found = self._parts.named(path, value, "a plugin or a chain")
         if found is None:
-            return ()
+            return (None,)
         if found.name not in self._names:
-            made = self._parts.made("plugins", path, found, others=self._names)
-            return () if made is None else (made,)
+            return (self._parts.made("plugins", path, found, others=self._names),)
         if found.options:
             message = f"{found.name!r} is a chain and takes no options; its plugins do"
             self._parts.problem(path, message)
         if found.name in within:
             way = " > ".join([*within[within.index(found.name) :], found.name])
             self._parts.problem(path, f"chain {found.name!r} contains itself: {way}")
-            return ()
+            return (None,)
         return self._chain(found.name, within)
 
-    def _chain(self, name: str, within: tuple[str, ...]) -> tuple[Plugin, ...]:
+    def _chain(self, name: str, within: tuple[str, ...]) -> tuple[Plugin | None, ...]:
         if name not in self._made:
-            path: Path = ("chains", name)
-            self._made[name] = self.plugins(path, self._written[name], (*within, name))
+            placed = self.plugins(("chains", name), self._written[name], (*within, name))
+            self._made[name] = tuple(plugin for _, plugin in placed)
         return self._made[name]
+
+
+def plugins_that(attribute: str) -> list[str]:
+    """The names of all plugins whose class says so: `divides`, `authenticates`."""
+    found = []
+    for name in registry.names("plugins"):
+        with suppress(ImportError):
+            if getattr(registry.named("plugins", name), attribute, False) is True:
+                found.append(name)
+    return found

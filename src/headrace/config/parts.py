@@ -5,75 +5,25 @@ What came from `${…}` is in no message; what could not be had is not judged.
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
-import typing
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from headrace import registry
 from headrace.config.document import Document, Path
+from headrace.config.fields import adapter, has_options, options_of
 from headrace.config.problems import Problem, did_you_mean, looks_secret
 from headrace.registry import Group
-from headrace.store import Store
-from headrace.transport import Transport
+
+__all__ = ["Named", "Parts", "options_of", "words"]
 
 Part = TypeVar("Part")
 
-_GIVEN = (Store, Transport)
 _NONE = object()
 """What `check` returns where there is no value."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """A field of a part: its name, its type, what it is for, and its value if none is written."""
-
-    name: str
-    kind: Any
-    doc: str
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether it must be written."""
-        return self.default is MISSING
-
-
-def options_of(part: type[object]) -> Mapping[str, Option]:
-    """What can be written for a part: its dataclass fields, but for what the server gives."""
-    return _options_of(cast(Hashable, part))
-
-
-@cache
-def _options_of(part: type[Any]) -> Mapping[str, Option]:
-    if not is_dataclass(part):
-        return {}
-    kinds = typing.get_type_hints(part, include_extras=True)
-    docs = _field_docs(part)
-    return {
-        field.name: Option(field.name, kinds[field.name], docs.get(field.name, ""), _default(field))
-        for field in fields(part)
-        if field.init and kinds[field.name] not in _GIVEN
-    }
-
-
-def has_options(kind: Any) -> bool:
-    """Whether a type is one whose fields are options, and not one with a notation of its own."""
-    return is_dataclass(kind) and not hasattr(kind, "__get_pydantic_core_schema__")
-
-
-def adapter(kind: Any) -> TypeAdapter[Any]:
-    """What checks values of a type; inside of it too, an option that is not known is refused."""
-    config = None if is_dataclass(kind) else ConfigDict(extra="forbid")
-    return TypeAdapter(kind, config=config)
 
 
 class Named(NamedTuple):
@@ -125,8 +75,11 @@ class Parts:
             if inside and (any(map(looks_secret, names)) or names[-2:-1] == ["headers"]):
                 yield str(self._at(place))
 
-    def named(self, path: Path, value: Any, what: str) -> Named | None:
-        """A name, or a name with options; None after a problem."""
+    def named(self, path: Path, value: Any, what: str, *, alone: bool = False) -> Named | None:
+        """A name, or a name with options; None after a problem.
+
+        `alone` says that no list can stand there instead.
+        """
         if isinstance(value, dict) and len(value) == 1:
             ((name, options),) = value.items()
             return Named(name, (*path, name), {} if options is None else options)
@@ -134,27 +87,30 @@ class Parts:
             return None
         if isinstance(value, str):
             return Named(value, path, {})
-        found = "several; write a list, a dash before each" if value and isinstance(value, dict) else _kind(value)
+        found = _kind(value)
+        if isinstance(value, dict) and value:
+            found = "several" if alone else "several; write a list, a dash before each"
         self.problem(path, f"expected {what}: its name, or its name with options, found {found}")
         return None
 
     def make(self, group: Group, path: Path, value: Any) -> Any:
         """The object that a name with options stands for; None after a problem."""
         what = group.removesuffix("s")
-        found = self.named(path, value, f"{'an' if what[0] in 'aeiou' else 'a'} {what}")
+        one = f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+        found = self.named(path, value, one, alone=group != "observers")
         return found and self.made(group, path, found)
 
     def made(self, group: Group, path: Path, found: Named, *, others: Iterable[str] = ()) -> Any:
         """The same for a name that was read; `others` are names that could stand there too."""
-        part = self.kind(group, path, found.name, others=others)
+        shown = self.quoted(path, found.name)
+        part = self.kind(group, path, found.name, shown, others=others)
         return part and self.fill(part, found.where, found.options, found.name)
 
     def kind(
-        self, group: Group, path: Path, name: str, *, others: Iterable[str] = ()
+        self, group: Group, path: Path, name: str, shown: str, *, others: Iterable[str] = ()
     ) -> type[Any] | None:
-        """The class of that name; None after a problem."""
+        """The class of that name, in messages as it is `shown`; None after a problem."""
         what = group.removesuffix("s")
-        shown = self.quoted(path, name)
         try:
             return registry.named(group, name)
         except registry.Unknown as error:
@@ -179,17 +135,21 @@ class Parts:
         known = options_of(part)
         before = len(self.problems)
         values: dict[str, Any] = {}
+        meant = ""
         for name, given in (value or {}).items():
             where = (*path, name)
             if name not in known:
-                hint = did_you_mean(name, known) or _there_are(known)
+                hint = did_you_mean(name, known)
+                meant += hint
+                hint = hint or _there_are(known)
                 self.problem(where, f"{what} has no option {name!r}{hint}", key=True)
                 continue
             checked = self.check(known[name].kind, where, given, f"{what}: {name}")
             if checked is not _NONE:
                 values[name] = checked
         for option in known.values():
-            if option.required and option.name not in (value or {}):
+            absent = option.name not in (value or {}) and repr(option.name) not in meant
+            if option.required and absent:
                 self.problem(path, f"{what} needs the option {option.name!r}: {option.doc}")
         if len(self.problems) > before:
             return None
@@ -328,28 +288,3 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str | int | float) else _kind(value)
-
-
-def _default(field: Field[Any]) -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _field_docs(part: type[Any]) -> dict[str, str]:
-    """The sentences below a class's fields, own and inherited."""
-    docs: dict[str, str] = {}
-    for kind in reversed(part.__mro__):
-        if not is_dataclass(kind):
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, following in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                docs[statement.target.id] = inspect.cleandoc(str(following.value.value))
-    return docs

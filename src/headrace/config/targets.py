@@ -75,4 +75,6 @@ def _target(parts: Parts, path: Path, value: Any, upstreams: Collection[str]) ->
         return None
     if "*" in model:
         parts.problem(path, f"a target has no '*'; {upstream!r} alone passes the model on")
-    return options and Target(upstream, model or None, weight=options.weight)
+    if options is None:
+        return None
+    return Target(upstream, model or None, weight=options.weight)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from headrace.testing.building import gateway
     from headrace.testing.client import Client, settled
     from headrace.testing.clock import BACKEND, Clock, ClockLoop
+    from headrace.testing.contracts.forwarder import ForwarderContract
+    from headrace.testing.contracts.plugin import PluginContract
     from headrace.testing.contracts.store import StoreContract
     from headrace.testing.loopback import Loopback
     from headrace.testing.script import (
@@ -34,6 +36,8 @@ _HOMES = {
     "building": ["gateway"],
     "client": ["Client", "settled"],
     "clock": ["BACKEND", "Clock", "ClockLoop"],
+    "contracts.forwarder": ["ForwarderContract"],
+    "contracts.plugin": ["PluginContract"],
     "contracts.store": ["StoreContract"],
     "loopback": ["Loopback"],
     "script": [
@@ -47,7 +51,9 @@ __all__ = [
     "Client",
     "Clock",
     "ClockLoop",
+    "ForwarderContract",
     "Loopback",
+    "PluginContract",
     "StoreContract",
     "Upstream",
     "ask",

@@ -49,11 +49,12 @@ class Httpx2(Transport):
 
     async def aclose(self) -> None:
         """Close every connection."""
+        connections = list(self._all)  # held, or forgetting the kept ones would lose them unclosed
         for kept in self._kept.values():
             for expiry in kept.values():
                 expiry.cancel()
         self._kept.clear()
-        for connection in list(self._all):
+        for connection in connections:
             await connection.aclose()
 
     async def _ask(self, connection: _Connection, request: Request, idle: float) -> Response:

@@ -84,7 +84,7 @@ class PluginContract:
         upstream.script(kinds.answers)
         return upstream
 
-    def of(self, kind: str) -> Call:
+    def call_of(self, kind: str) -> Call:
         """A call of this kind."""
         operation, members = kinds.members_of(kind)
         return self.given(operation, **members)
@@ -105,7 +105,7 @@ class PluginContract:
     async def test_it_lets_every_kind_of_call_pass(
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
-        reply = await asking.ask(under_test, upstream=upstream, call=self.of(kind))
+        reply = await asking.ask(under_test, upstream=upstream, call=self.call_of(kind))
         framing, events = reply.framing, await expect.read(reply)
 
         assert upstream.calls, _LET_PASS
@@ -132,8 +132,8 @@ class PluginContract:
     async def test_unknown_members_stay_byte_for_byte(
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
-        known = self.of(kind).body.removesuffix(b"}")
-        given = self.of(kind).replace(body=b",\n ".join([known, *UNKNOWN]) + b"}")
+        known = self.call_of(kind).body.removesuffix(b"}")
+        given = self.call_of(kind).replace(body=b",\n ".join([known, *UNKNOWN]) + b"}")
 
         await expect.read(await asking.ask(under_test, upstream=upstream, call=given))
 
@@ -148,7 +148,7 @@ class PluginContract:
     async def test_the_call_it_was_given_stays_as_it_was(
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
-        given = self.of(kind).telling(Outgoing({"x-told": "above"}))
+        given = self.call_of(kind).telling(Outgoing({"x-told": "above"}))
         before = expect.looked_at(given)
 
         await expect.read(await asking.ask(under_test, upstream=upstream, call=given))
@@ -167,7 +167,7 @@ class PluginContract:
     ) -> None:
         more = asyncio.Semaphore(1)
         upstream.script(kinds.saying([b"one ", b"two ", b"three "], more))
-        asked = asking.ask(under_test, upstream=upstream, call=self.of(kind))
+        asked = asking.ask(under_test, upstream=upstream, call=self.call_of(kind))
 
         reply = await expect.soon(asked, f"no reply came with the first event; {_ONE_BY_ONE}")
         for nth in ("first", "second", "third"):
@@ -181,7 +181,7 @@ class PluginContract:
     async def test_the_upstream_is_closed_at_the_end(
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
-        await expect.read(await asking.ask(under_test, upstream=upstream, call=self.of(kind)))
+        await expect.read(await asking.ask(under_test, upstream=upstream, call=self.call_of(kind)))
 
         expect.closed_once(upstream)
 
@@ -190,7 +190,7 @@ class PluginContract:
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
         upstream.script(breaks("hello"))
-        reply = await asking.ask(under_test, upstream=upstream, call=self.of(kind))
+        reply = await asking.ask(under_test, upstream=upstream, call=self.call_of(kind))
 
         error = await expect.failure(
             expect.read(reply), "the stream broke, and the client is not told"
@@ -204,7 +204,7 @@ class PluginContract:
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
         upstream.script(silent())
-        visit = self.over_http(under_test, upstream, self.of(kind))
+        visit = self.over_http(under_test, upstream, self.call_of(kind))
         await expect.soon(upstream.began.wait(), _LET_PASS)
 
         visit.leave()
@@ -219,7 +219,7 @@ class PluginContract:
         self, under_test: Plugin, upstream: Upstream, kind: str
     ) -> None:
         upstream.script(stalls("hello"))
-        visit = self.over_http(under_test, upstream, self.of(kind))
+        visit = self.over_http(under_test, upstream, self.call_of(kind))
         await expect.soon(visit.start(), _ONE_BY_ONE)
         await expect.soon(anext(visit.chunks()), _ONE_BY_ONE)
 
@@ -237,7 +237,7 @@ class PluginContract:
             await call_next(call)
             return Reply.plain({"choices": []})
 
-        await asking.ask(dropping, under_test, upstream=upstream, call=self.of(kind))
+        await asking.ask(dropping, under_test, upstream=upstream, call=self.call_of(kind))
 
         expect.closed_once(upstream)
 

@@ -1,0 +1,36 @@
+"""Where a gateway listens, and whether it may do so."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from headrace.config.build import Plan
+from headrace.config.chains import plugins_that
+from headrace.config.parts import words
+from headrace.config.problems import Place, Problem
+from headrace.errors import ConfigError
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address; of a name nobody knows."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_guarded(plan: Plan, host: str, place: Place | None) -> None:
+    """Raise `ConfigError` where others could reach that address, and nobody asks who they are.
+
+    `place` is where the address is written, if it is.
+    """
+    if plan.authenticates or plan.server.auth == "none" or is_loopback(host):
+        return
+    message = (
+        f"others than this machine reach {host}, and nobody asks them for a key: put a plugin that "
+        f"authenticates, such as {words(plugins_that('authenticates'))}, into the chain of "
+        "`server`; or write `auth: none` there to let in everybody; or listen on 127.0.0.1"
+    )
+    raise ConfigError([Problem(place, message)])

@@ -1,0 +1,196 @@
+"""What `headrace explain` says, as text for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from headrace.call import Timeouts
+from headrace.cli.address import is_loopback
+from headrace.options import Duration
+
+_DEFAULTS = {name: str(Duration(value)) for name, value in vars(Timeouts()).items()}
+
+
+def outlined(told: Mapping[str, Any]) -> str:
+    """An outline: what every call passes, the routes, the upstreams."""
+    return "\n\n".join(
+        "\n".join(block)
+        for block in (
+            _section("every call", _every_call(told)),
+            _section("routes, the first that fits", _routes(told)),
+            _section("upstreams", _upstreams(told)),
+        )
+    )
+
+
+def followed(told: Mapping[str, Any]) -> str:
+    """One request: its route, what it passes, what leaves for each of its targets."""
+    asks = f" for {told['asked']}" if told["asked"] else ""
+    head = f"{told['method']} {told['path']}{asks}"
+    if told["route"] is None:
+        return f"{head}: {told['refused']}"
+    lines = [f"{head} takes the route {told['route']}"]
+    lines += _indented(f"passes {_part(part)}" for part in told["passes"])
+    lines += _indented(_route(told))
+    lines += _indented([told["refused"]] if "refused" in told else [])
+    for number, request in enumerate(told["requests"], 1):
+        lines += ["", f"{number}. {request['target']}", *_indented(_request(request))]
+    return "\n".join(lines)
+
+
+def _every_call(told: Mapping[str, Any]) -> Iterator[str]:
+    server = told["server"]
+    yield f"reaches {server['host']}:{server['port']}, {_who(told)}"
+    if rest := {name: value for name, value in server.items() if name not in ("host", "port")}:
+        yield f"is served with {_options(rest)}"
+    for middleware in told["middleware"]:
+        yield f"passes the middleware {_part(middleware)}"
+    for plugin in told["chain"]:
+        yield f"passes {_part(plugin)}"
+    attempts = told["attempts"]
+    yield f"takes its route, with at most {attempts} attempt{'s' if attempts != 1 else ''}"
+    observers = ", ".join(map(_part, told["observers"]))
+    yield f"is told to {observers or 'nobody'}"
+    yield f"shares what must be shared in {_part(told['store'])}"
+
+
+def _who(told: Mapping[str, Any]) -> str:
+    match told["who_may_ask"]:
+        case [*plugins]:
+            return f"from whoever {' and '.join(plugins)} lets in"
+        case "everybody":
+            return "from everybody, for it says 'auth: none'"
+    if is_loopback(told["server"]["host"]):
+        return "from everybody on this machine; on another address it would not start"
+    return "but it does not start on that address: no plugin authenticates"
+
+
+def _routes(told: Mapping[str, Any]) -> Iterator[str]:
+    if not told["routes"]:
+        yield "none"
+    others = [key for key in told["routes"] if key == "*" or key.startswith("/")]
+    for key, route in told["routes"].items():
+        if others[:1] == [key]:
+            yield from _named_upstreams(told)
+        yield key
+        yield from _indented(_route(route, told["attempts"]))
+    if not others:
+        yield from _named_upstreams(told)
+
+
+def _named_upstreams(told: Mapping[str, Any]) -> Iterator[str]:
+    if told["upstreams"]:
+        yield " ".join(f"{name}/…" for name in told["upstreams"])
+        yield "  that upstream, for the model behind the slash"
+
+
+def _upstreams(told: Mapping[str, Any]) -> Iterator[str]:
+    if not (told["upstreams"] or told["disabled"]):
+        yield "none"
+    for name, upstream in told["upstreams"].items():
+        yield f"{name}: {_part(upstream['forwarder'])}"
+        yield from _indented(_upstream(upstream))
+    for name in told["disabled"]:
+        yield f"{name}: disabled"
+
+
+def _upstream(told: Mapping[str, Any]) -> Iterator[str]:
+    for plugin in told["plugins"]:
+        yield f"passes {_part(plugin)}"
+    for plugin in told["brings"]:
+        yield f"passes {_part(plugin)}, inside each attempt"
+    models = [k if k == v else f"{k} (there {v})" for k, v in told["models"].items()]
+    if models:
+        yield f"models {', '.join(models)}"
+    if told["labels"]:
+        yield f"labels {_options(told['labels'])}"
+    timeouts = {n: value for n, value in told["timeouts"].items() if value != _DEFAULTS[n]}
+    if timeouts:
+        yield f"timeouts {_options(timeouts)}"
+    if not told["ask_usage"]:
+        yield "is not asked for token counts"
+
+
+def _route(told: Mapping[str, Any], attempts: int | None = None) -> Iterator[str]:
+    """The plugins of a route, each above what it is wrapped around, down to the targets."""
+    if told["targets"]:
+        yield from _tree(told["chain"], told["targets"], told["tried_by"])
+    else:
+        yield "nobody: every upstream of it is disabled"
+    for target in told["skipped"]:
+        yield f"skips {target}: disabled"
+    count = len(list(_leaves(told["targets"])))
+    if attempts and count > attempts:
+        yield f"asks at most {attempts} of these {count}, as many as a call may make attempts"
+
+
+def _tree(
+    chain: Sequence[Mapping[str, Any]], targets: Sequence[Any], dividing: Sequence[str]
+) -> Iterator[str]:
+    if not chain:
+        yield from map(str, _leaves(targets))
+        return
+    first, *rest = chain
+    yield _part(first)
+    if next(iter(first)) not in dividing:
+        yield from _indented(_tree(rest, targets, dividing))
+        return
+    for target in targets:
+        yield from _indented(_tree(rest, [target] if isinstance(target, str) else target, dividing))
+
+
+def _leaves(targets: Iterable[Any]) -> Iterator[str]:
+    for target in targets:
+        if isinstance(target, str):
+            yield target
+        else:
+            yield from _leaves(target)
+
+
+def _request(told: Mapping[str, Any]) -> Iterator[str]:
+    for plugin in told["passes"]:
+        yield f"passes {_part(plugin)}"
+    if "refused" in told:
+        yield f"is not asked: {told['refused']}"
+        return
+    chosen = re.sub(r":0(?=/|$)", ":(a free port)", told["url"])
+    yield f"{told['method']} {chosen}"
+    for name, value in told["headers"].items():
+        yield f"{name}: {value}"
+    if body := told["body"]:
+        yield ""
+        text = body if isinstance(body, str) else orjson.dumps(body, option=orjson.OPT_INDENT_2)
+        yield from (text if isinstance(text, str) else text.decode()).splitlines()
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    ((name, options),) = part.items()
+    return f"{name} {{{_options(options)}}}" if options else str(name)
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {_value(value)}" for name, value in options.items())
+
+
+def _value(value: Any) -> str:
+    match value:
+        case Mapping():
+            return f"{{{_options(value)}}}"
+        case list():
+            return f"[{', '.join(map(_value, value))}]"
+        case bool() | None:
+            return str(orjson.dumps(value).decode())
+        case _:
+            return str(value)
+
+
+def _section(title: str, lines: Iterable[str]) -> list[str]:
+    return [title, *_indented(lines)]
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (f"  {line}".rstrip() for line in lines)

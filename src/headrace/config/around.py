@@ -1,0 +1,81 @@
+"""What stands around the calls: the store, the observers, the ASGI middleware."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+from headrace.config.document import Path
+from headrace.config.parts import Parts
+from headrace.record import Observer
+from headrace.store import Store
+
+
+def store_of(parts: Parts, value: Any) -> Store:
+    """The store of `server: {store: …}`: by its URL, or by its name with options."""
+    path: Path = ("server", "store")
+    if not isinstance(value, str) or "://" not in value:
+        made = None if value is None else parts.make("stores", path, value)
+        return made or Store.of_server()
+    scheme, _, rest = value.partition("://")
+    shown = repr(scheme) if re.fullmatch("[a-z]{1,10}", scheme) else parts.quoted(path, scheme)
+    kind: Any = parts.sure(path) and parts.kind("stores", path, scheme, shown)
+    if kind and hasattr(kind, "from_url"):
+        try:
+            return kind.from_url(value)  # type: ignore[no-any-return]
+        except ValueError as error:
+            secret = "@" in value or path in parts.document.expanded
+            parts.problem(path, f"store: this URL is of no use{'' if secret else f': {error}'}")
+    elif kind and rest:
+        parts.problem(path, f"store: nothing can stand behind {scheme}://")
+    return Store.of_server()
+
+
+def observers(parts: Parts, value: Any) -> tuple[Observer, ...]:
+    """Who is told of every call."""
+    items = _items(("server", "observers"), value)
+    made = [parts.make("observers", path, item) for path, item in items]
+    return tuple(observer for observer in made if observer is not None)
+
+
+def middleware(parts: Parts, value: Any) -> tuple[tuple[Any, Mapping[str, Any]], ...]:
+    """ASGI applications around the gateway's, with their options, outermost first."""
+    items = _items(("server", "middleware"), value)
+    made = [_wrapping(parts, path, item) for path, item in items]
+    return tuple(found for found in made if found is not None)
+
+
+def _items(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    """The items of a list; that it is one is judged where the options of `server` are."""
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        yield (*path, index), item
+
+
+def _wrapping(parts: Parts, path: Path, value: Any) -> tuple[Any, Mapping[str, Any]] | None:
+    found = parts.named(path, value, "a middleware")
+    if found is None:
+        return None
+    shown = parts.quoted(path, found.name)
+    module, _, name = found.name.partition(":")
+    if not (module and name):
+        parts.problem(path, f"expected a middleware as 'package.module:Class', found {shown}")
+        return None
+    if not isinstance(found.options, dict):
+        if parts.sure(found.where):
+            parts.problem(found.where, f"{shown} takes options as 'name: value'")
+        return None
+    try:
+        kind = getattr(import_module(module), name)
+    except Exception as error:  # noqa: BLE001 - importing it runs a stranger's code
+        said = "" if path in parts.document.expanded else f": {error}"
+        parts.problem(path, f"the middleware {shown} cannot be imported{said}")
+        return None
+    try:
+        signature(kind).bind(None, **found.options)
+    except TypeError as error:
+        parts.problem(found.where, f"the middleware {shown} does not fit: {error}")
+        return None
+    return kind, found.options

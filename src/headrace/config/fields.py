@@ -1,0 +1,88 @@
+"""What can be written for a part: the fields of its dataclass, with the sentence below each."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+import typing
+from collections.abc import Hashable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, cast
+
+from pydantic import ConfigDict, TypeAdapter
+
+from headrace.store import Store
+from headrace.transport import Transport
+
+_GIVEN = (Store, Transport)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A field of a part: its name, its type, what it is for, and its value if none is written."""
+
+    name: str
+    kind: Any
+    doc: str
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be written."""
+        return self.default is MISSING
+
+
+def options_of(part: type[object]) -> Mapping[str, Option]:
+    """What can be written for a part: its dataclass fields, but for what the server gives."""
+    return _options_of(cast(Hashable, part))
+
+
+@cache
+def _options_of(part: type[Any]) -> Mapping[str, Option]:
+    if not is_dataclass(part):
+        return {}
+    kinds = typing.get_type_hints(part, include_extras=True)
+    docs = _field_docs(part)
+    return {
+        field.name: Option(field.name, kinds[field.name], docs.get(field.name, ""), _default(field))
+        for field in fields(part)
+        if field.init and kinds[field.name] not in _GIVEN
+    }
+
+
+def has_options(kind: Any) -> bool:
+    """Whether a type is one whose fields are options, and not one with a notation of its own."""
+    return is_dataclass(kind) and not hasattr(kind, "__get_pydantic_core_schema__")
+
+
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What checks values of a type; inside of it too, an option that is not known is refused."""
+    config = None if is_dataclass(kind) else ConfigDict(extra="forbid")
+    return TypeAdapter(kind, config=config)
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _field_docs(part: type[Any]) -> dict[str, str]:
+    """The sentences below a class's fields, own and inherited."""
+    docs: dict[str, str] = {}
+    for kind in reversed(part.__mro__):
+        if not is_dataclass(kind):
+            continue
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for statement, following in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+                and isinstance(following.value, ast.Constant)
+            ):
+                docs[statement.target.id] = inspect.cleandoc(str(following.value.value))
+    return docs

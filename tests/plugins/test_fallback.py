@@ -1,0 +1,154 @@
+"""`fallback`: targets are asked in order until one answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from headrace import BadRequest, Call, ConfigError, Next, Reply, Unsupported, UpstreamError
+from headrace.testing import (
+    Clock,
+    Upstream,
+    ask,
+    breaks,
+    call,
+    down,
+    gateway,
+    raw,
+    refuses,
+    says,
+    sends,
+    silent,
+    text,
+)
+from headrace_plugins.fallback import Fallback
+
+
+async def test_the_next_target_answers_when_the_first_is_down() -> None:
+    upstream = Upstream()
+    upstream.script(down(), says("hello"))
+
+    reply = await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert await text(reply) == "hello"
+    assert upstream.asked == ["a", "b"]
+
+
+async def test_nobody_else_is_asked_when_the_first_one_answers() -> None:
+    upstream = Upstream()
+
+    await text(await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"])))
+
+    assert upstream.asked == ["a"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 409, 429, 500, 502, 503, 504, 529])
+async def test_what_an_upstream_refuses_for_its_own_reasons_is_asked_elsewhere(status: int) -> None:
+    upstream = Upstream()
+    upstream.script(refuses(status), says("hello"))
+
+    reply = await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert await text(reply) == "hello"
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+async def test_what_the_client_did_wrong_is_wrong_everywhere(status: int) -> None:
+    upstream = Upstream()
+    upstream.script(refuses(status))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert caught.value.status == status
+    assert upstream.asked == ["a"]
+
+
+async def test_what_one_upstream_cannot_do_another_may() -> None:
+    async def unable(upstream: Upstream, call: Call) -> Reply:
+        raise Unsupported("this upstream knows no tools", param="tools")
+
+    upstream = Upstream()
+    upstream.script(unable, says("hello"))
+
+    reply = await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert await text(reply) == "hello"
+
+
+async def test_the_client_is_told_what_the_last_one_said() -> None:
+    upstream = Upstream()
+    upstream.script(refuses(500), refuses(429, retry_after=3))
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert (caught.value.status, caught.value.retry_after) == (429, 3)
+
+
+async def test_an_upstream_that_does_not_begin_in_time_is_left_for_the_next(clock: Clock) -> None:
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(silent(), says("hello"))
+    asked = call(targets=["a", "b"], stream=True)
+
+    assert await text(await ask(Fallback(), upstream=upstream, call=asked)) == "hello"
+
+    assert upstream.cancelled == 1
+
+
+async def test_an_error_that_comes_as_the_first_event_is_no_answer() -> None:
+    upstream = Upstream()
+    upstream.script(sends(b'{"error": {"message": "overloaded"}}'), says("hello"))
+    asked = call(targets=["a", "b"], stream=True)
+
+    assert await text(await ask(Fallback(), upstream=upstream, call=asked)) == "hello"
+
+
+async def test_after_the_first_words_there_is_no_way_back() -> None:
+    upstream = Upstream()
+    upstream.script(breaks("hel"), says("hello"))
+    reply = await ask(Fallback(), upstream=upstream, call=call(targets=["a", "b"], stream=True))
+
+    with pytest.raises(UpstreamError):
+        await raw(reply)
+
+    assert upstream.asked == ["a"]
+
+
+async def test_a_failure_that_is_not_the_upstreams_is_not_asked_elsewhere() -> None:
+    async def refusing(call: Call, call_next: Next) -> Reply:
+        raise BadRequest("too long")
+
+    upstream = Upstream()
+
+    with pytest.raises(BadRequest):
+        await ask(Fallback(), refusing, upstream=upstream, call=call(targets=["a", "b"]))
+
+    assert upstream.asked == []
+
+
+async def test_groups_are_asked_one_after_the_other_each_as_a_whole() -> None:
+    upstream = Upstream()
+    upstream.script(down(), down(), says("hello"))
+    asked = call(targets=[["a", "b"], ["c"]])
+
+    assert await text(await ask(Fallback(), Fallback(), upstream=upstream, call=asked)) == "hello"
+
+    assert upstream.asked == ["a", "b", "c"]
+
+
+async def test_each_target_is_asked_for_its_own_model() -> None:
+    upstream = Upstream()
+    upstream.script(down(), says("hello"))
+
+    await text(await ask(Fallback(), upstream=upstream, call=call(targets=["a/small", "b/large"])))
+
+    assert [asked.members["model"] for asked in upstream.calls] == ["small", "large"]
+
+
+def test_a_route_with_several_targets_needs_it() -> None:
+    upstreams = "upstreams: {a: mock, b: mock}\n"
+    gateway(upstreams + "routes: {fast: {chain: [fallback], targets: [a, b]}}")
+
+    with pytest.raises(ConfigError, match="add 'fallback' to it"):
+        gateway(upstreams + "routes: {fast: {targets: [a, b]}}")
