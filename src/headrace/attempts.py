@@ -111,6 +111,10 @@ class Attempts:
             raise _silent(call) from None
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
+        for secret in filter(None, upstream.secrets):
+            for name, value in reply.headers.items():
+                if secret in value:
+                    reply.headers[name] = value.replace(secret, "***")
         reply.attempt = attempt
         reply.deadline = call.deadline
         reply.on_close(partial(_settle, reading, attempt))

@@ -13,6 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -117,7 +118,7 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         self._dialect: Dialect = OPENAI
         self._started = False
-        self._work: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[Any] | None = None
         self._why: CallError | None = None
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
@@ -139,6 +140,7 @@ class _Exchange:
 
     async def serve(self) -> None:
         """Read, answer, and know all the while whether the client is still there."""
+        self._work = asyncio.current_task()
         try:
             call = await self._read()
         except CallError as error:
@@ -146,6 +148,13 @@ class _Exchange:
             return
         except _ClientGone:
             self._left()
+            return
+        except asyncio.CancelledError:
+            if self._why is None or self._work is None:
+                self._left()
+                raise
+            self._work.uncancel()
+            await self._refuse(self._why)
             return
         work = self._work = asyncio.ensure_future(self._respond(call))
         watch = asyncio.ensure_future(self._gone())

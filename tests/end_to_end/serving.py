@@ -41,6 +41,7 @@ class Served:
     """Lines of standard error, for people."""
     rows: list[Row] = field(default_factory=list)
     """The access log, from standard output."""
+    stopping: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, true: Callable[[], bool], within: float = 5) -> None:
@@ -62,6 +63,7 @@ class Served:
 
     def stop(self) -> None:
         """Ask it to stop, as an orchestrator does."""
+        self.stopping = True
         self.process.send_signal(signal.SIGTERM)
 
 
@@ -84,7 +86,7 @@ async def running(command: Sequence[str], environ: Mapping[str, str]) -> AsyncIt
         await served.until(lambda: bool(served.url) or served.process.returncode is not None, 20)
         assert served.url, "\n".join(served.said)
         yield served
-        if served.process.returncode is None:
+        if not served.stopping:
             served.stop()
         assert await served.ended() == 0
     assert not [line for line in served.said if any(bug in line for bug in _BUGS)], served.said

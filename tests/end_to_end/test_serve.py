@@ -33,8 +33,8 @@ from .serving import Served, Wire, chat, post, printing, serving, wire
 
 CONFIG = """
     server: {drain: DRAIN, shutdown_delay: DELAY}
-    upstreams: {here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1"}}}}
-    routes: {"*": here}
+    upstreams: {here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1"}}, models: [m]}}
+    routes: {m: here}
     """
 PATH = "/v1/chat/completions"
 HI: Any = [{"role": "user", "content": "hi"}]
@@ -43,13 +43,6 @@ HALF = streams(*EVENTS[:2], done=False)[:-1]
 
 def config(*, drain: str = "5s", delay: str = "0s") -> str:
     return CONFIG.replace("DRAIN", drain).replace("DELAY", delay)
-
-
-class Held:
-    """A behaviour that stops in mid-answer until it is let go."""
-
-    def __init__(self) -> None:
-        self.waiting = 0
 
 
 async def let_go(upstream: Loopback, *rest: bytes) -> None:
@@ -215,34 +208,40 @@ async def test_a_request_that_is_not_whole_does_not_hold_up_the_end(upstream: Lo
     assert [row["code"] for row in gateway.rows] == ["shutting_down"]
 
 
-async def test_a_second_signal_does_not_wait(upstream: Loopback) -> None:
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_does_not_wait(upstream: Loopback, again: signal.Signals) -> None:
     upstream.script((*HALF, Act.STALL))
 
     async with (
         serving(config(drain="60s"), UPSTREAM=upstream.url) as gateway,
-        streaming(gateway, 1),
+        streaming(gateway, 1) as (client,),
     ):
         gateway.stop()
         await refused(gateway.url)
-        gateway.process.send_signal(signal.SIGINT)
+        gateway.process.send_signal(again)
 
-        await gateway.ended(within=3)
+        assert b"shutting_down" in await client.rest()
+        assert await gateway.ended(within=3) == 0
+
+    assert gateway.rows[0]["outcome"] == "incomplete"
 
 
 async def test_an_idle_gateway_stops_at_once(upstream: Loopback) -> None:
-    async with serving(config(drain="60s"), UPSTREAM=upstream.url) as gateway:
-        async with httpx2.AsyncClient(base_url=gateway.url) as http:
-            await http.get("/healthz")  # and its connection is kept
-            gateway.stop()
+    async with (
+        serving(config(drain="60s"), UPSTREAM=upstream.url) as gateway,
+        httpx2.AsyncClient(base_url=gateway.url) as http,
+    ):
+        await http.get("/healthz")  # and its connection is kept
+        gateway.stop()
 
-            assert await gateway.ended(within=2) == 0
+        assert await gateway.ended(within=2) == 0
 
 
 async def test_every_request_has_its_line_and_no_line_has_a_secret(upstream: Loopback) -> None:
     text = """
         upstreams:
-          here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1", api_key: "${KEY}"}}}
-        routes: {"*": here}
+          here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1", api_key: "${KEY}"}}, models: [m]}
+        routes: {m: here}
         """
     upstream.script(answers(COMPLETION))
     secret = "sk-canary-of-the-gateway"
@@ -268,8 +267,8 @@ async def test_every_request_has_its_line_and_no_line_has_a_secret(upstream: Loo
 UVICORN = (sys.executable, "-m", "uvicorn", "headrace.asgi:app", "--port", "0")
 OPEN = """
 server: {auth: none}
-upstreams: {here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1"}}}}
-routes: {"*": here}
+upstreams: {here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1"}}, models: [m]}}
+routes: {m: here}
 """
 
 

@@ -50,7 +50,17 @@ async def test_usage_is_told_only_to_who_asks_for_it() -> None:
     assert not asked.record.attempts[0].usage.estimated
 
 
-@pytest.mark.parametrize(("given", "count"), [("hi", 1), (["hi", "ho"], 2), ([], 0)])
+@pytest.mark.parametrize("options", ["x", ["include_usage"], {"include_usage": "no"}, None, 1])
+async def test_options_of_a_stream_that_are_none_do_no_harm(options: object) -> None:
+    asked = call(stream=True, stream_options=options)
+
+    assert await raw(await ask(upstream=Mock(), call=asked, ask_usage=False))
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [("hi", 1), (["hi", "ho"], 2), ([15339, 1917], 1), ([[15339], [1917]], 2), ([], 0)],
+)
 async def test_each_text_has_its_embedding(given: object, count: int) -> None:
     answer = await Mock()(call("embedding", input=given))
 

@@ -74,8 +74,8 @@ class Mock:
             await asyncio.sleep(self.pace)
             yield chunk(word if number == 0 else f" {word}")
         yield chunk(None, "stop")
-        options = call.members.get("stream_options") or {}
-        if options.get("include_usage"):
+        options = call.members.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage"):
             yield Event.saying({**head, "choices": [], "usage": _usage(self.says)}, "sse")
         yield Event(b"data: [DONE]\n\n", b"[DONE]")
 
@@ -96,7 +96,9 @@ def _usage(text: str) -> dict[str, int]:
 
 
 def _embeddings(texts: Any) -> dict[str, Any]:
-    count = len(texts) if isinstance(texts, list) else 1
+    # A list of numbers is one text, given as tokens.
+    several = isinstance(texts, list) and not any(isinstance(text, int) for text in texts)
+    count = len(texts) if several else 1
     vector = [1.0, *[0.0] * 7]
     data = [{"object": "embedding", "index": i, "embedding": vector} for i in range(count)]
     usage = {"prompt_tokens": 0, "total_tokens": 0}

@@ -71,6 +71,7 @@ class _Server(uvicorn.Server):
         self._gateway = gateway
         self._listener = listener
         self._banner = banner
+        self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
@@ -82,18 +83,26 @@ class _Server(uvicorn.Server):
             self._banner(self._gateway, url, _runs_on(self._gateway), models)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """On the first signal stop being ready; after the delay stop."""
-        if self._gateway.draining:  # a second signal does not wait
-            self.force_exit = self.should_exit = True
-            return
-        self._gateway.draining = True
-        delay = self._gateway.plan.server.shutdown_delay
+        """On the first signal stop being ready, and after the delay stop; the next do not wait."""
+        self._signals += 1
         loop = asyncio.get_running_loop()
-        loop.call_soon_threadsafe(loop.call_later, delay, self._exit)
+        if self._signals == 1:
+            self._gateway.draining = True
+            delay = self._gateway.plan.server.shutdown_delay
+            loop.call_soon_threadsafe(loop.call_later, delay, self._exit)
+        elif self._signals == 2:
+            loop.call_soon_threadsafe(self._cut)
+        else:
+            self.force_exit = self.should_exit = True
 
     def _exit(self) -> None:
         # Not uvicorn's own: it would raise the signal again at the end, and exit with its number.
         self.should_exit = True
+
+    def _cut(self) -> None:
+        # Nor its way to hurry: that leaves out the end of the lifespan, and the last log lines.
+        self._exit()
+        self._gateway.edge.cut()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let calls finish, cut those that go on beyond the limit."""

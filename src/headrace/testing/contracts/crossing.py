@@ -132,10 +132,14 @@ class Crossing(LoopbackAsking):
         if not self.key:
             pytest.skip("it takes no key")
         said = dict.fromkeys(("message", "type", "param", "code"), f"no such key: {self.key}")
-        server.script(status(400, {"error": said}, f"openai-organization: {self.key}"))
+        line = f"openai-organization: {self.key}"
+        server.script(self.answers("hello", line), status(400, {"error": said}, line))
 
+        reply = await ask(self.given())
+        await expect.read(reply)
         error = await expect.failure(ask(self.given()), "400 was taken for an answer")
 
+        assert self.key not in f"{reply.headers}"
         assert self.key not in f"{error} {error!r} {vars(error)}"
 
 
