@@ -190,13 +190,17 @@ def _timeouts(_: str) -> str:
         (
             f"`{name}`",
             f"`{Duration(value)}`",
-            *(f"`{timeouts[name]}`" if name in timeouts else "" for timeouts in own.values()),
+            *(_own(timeouts.get(name)) for timeouts in own.values()),
             _line(docs[name].doc),
         )
         for name, value in vars(Timeouts()).items()
     ]
     heads = ("timeout", "default", *(f"of `{name}`" for name in own), "how long to wait")
     return _table(heads, rows)
+
+
+def _own(timeout: str | None) -> str:
+    return f"`{Duration.of(timeout)}`" if timeout else ""
 
 
 # The command line
