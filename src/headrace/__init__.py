@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from headrace.record import Attempt, Observer, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, until_closed
-    from headrace.store import Store
+    from headrace.store import Full, Step, Store
     from headrace.transport import Request, Response, Transport
 
 _HOMES = {
@@ -76,7 +76,7 @@ _HOMES = {
     "record": ["Attempt", "Observer", "Record", "Usage"],
     "reply": ["Event", "Reply", "until_closed"],
     "registry": ["translation"],
-    "store": ["Store"],
+    "store": ["Full", "Step", "Store"],
     "transport": ["Request", "Response", "Transport"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -102,6 +102,7 @@ __all__ = [
     "Forwarder",
     "Found",
     "Frame",
+    "Full",
     "Gateway",
     "HeadraceError",
     "Limits",
@@ -121,6 +122,7 @@ __all__ = [
     "Secret",
     "Sha256",
     "Size",
+    "Step",
     "Store",
     "Target",
     "Targets",

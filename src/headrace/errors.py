@@ -259,8 +259,9 @@ def _told(body: bytes) -> dict[str, str | None]:
         return {"message": error}
     if not isinstance(error, dict):
         return {}
+    # A number as the code is the status once more (llama.cpp, OpenRouter), and no code.
     return {
-        name: str(error[name])
+        name: error[name]
         for name in ("message", "type", "param", "code")
-        if isinstance(error.get(name), str | int)
+        if isinstance(error.get(name), str)
     }

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from headrace import Caller, Gateway
+from headrace import Call, Caller, Forbidden, Gateway, Next, Reply
+from headrace.config.build import build
+from headrace.config.document import parse
 from headrace.testing import Loopback, gateway
 from headrace.testing.misbehaviour import COMPLETION, EVENTS, Act, answers, status, streams
 
@@ -269,6 +272,22 @@ async def test_failures_in_the_same_process_have_their_classes(
 
     assert limited.value.response.headers["retry-after"] == "3"
     assert cut.value.code == "upstream_truncated"
+
+
+async def test_what_a_plugin_forbids_is_a_permission_denied(upstream: Loopback) -> None:
+    async def forbids(call: Call, call_next: Next) -> Reply:
+        raise Forbidden("not for you", code="not_allowed")
+
+    plan = build(parse(CONFIG, "gateway.yaml", {"UPSTREAM": upstream.url}))
+    made = Gateway(replace(plan, chain=(forbids,)), open=True)
+
+    async with made.lifespan(), made.client() as http:
+        client = AsyncOpenAI(base_url="http://headrace/v1", api_key="any", http_client=http)
+        with pytest.raises(openai.PermissionDeniedError) as failed:
+            await client.chat.completions.create(model="m", messages=HI)
+
+    assert (failed.value.code, failed.value.type) == ("not_allowed", "permission_error")
+    assert upstream.requests == []
 
 
 async def test_many_streams_in_the_same_process_leave_nothing_behind(

@@ -44,6 +44,12 @@ async def test_a_default_is_for_what_the_client_did_not_say() -> None:
     assert (said["temperature"], said["seed"], said["top_p"]) == (1.0, 7, 0.5)
 
 
+async def test_a_member_that_is_removed_gets_its_default() -> None:
+    changed = await asked(Transform(remove=["temperature"], default={"temperature": 0}))
+
+    assert json.loads(changed.body)["temperature"] == 0
+
+
 async def test_members_are_removed_and_missing_ones_do_not_matter() -> None:
     changed = await asked(Transform(remove=["user", "seed", "metadata"]))
 

@@ -81,6 +81,10 @@ class Transform:
         members = call.members
         return {
             **{name: REMOVED for name in self.remove if name in members},
-            **{name: value for name, value in self.default.items() if members.get(name) is None},
+            **{
+                name: value
+                for name, value in self.default.items()
+                if members.get(name) is None or name in self.remove
+            },
             **self.set,
         }

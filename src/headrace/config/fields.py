@@ -75,7 +75,11 @@ def _field_docs(part: type[Any]) -> dict[str, str]:
     for kind in reversed(part.__mro__):
         if not is_dataclass(kind):
             continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+        try:
+            source = inspect.getsource(kind)
+        except OSError:  # installed without its source, so without its sentences
+            continue
+        body = ast.parse(textwrap.dedent(source)).body[0]
         assert isinstance(body, ast.ClassDef)
         for statement, following in zip(body.body, body.body[1:], strict=False):
             if (

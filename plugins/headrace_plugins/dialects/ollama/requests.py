@@ -36,7 +36,7 @@ def generate(call: Call) -> dict[str, Any]:
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:  # an empty one would only load the model
-        raise _wrong("prompt", "one text that is not empty (Ollama takes no tokens)", prompt)
+        raise _beyond("prompt", "one text that is not empty (Ollama takes no tokens)", prompt)
     body = {
         "model": call.dialect.asked(call),
         "prompt": prompt,
@@ -53,7 +53,7 @@ def embed(call: Call) -> dict[str, Any]:
     members = call.members
     texts = members.get("input")
     if not texts or not (isinstance(texts, str) or _are_texts(texts)):
-        raise _wrong("input", "a text or texts, not empty (Ollama takes no tokens)", texts)
+        raise _beyond("input", "a text or texts, not empty (Ollama takes no tokens)", texts)
     if (encoding := members.get("encoding_format")) not in (None, "float", "base64"):
         raise _wrong("encoding_format", "float or base64", encoding)
     options = _options(members)
@@ -197,7 +197,7 @@ def _content(content: Any, where: str) -> tuple[str, list[str]]:
             case {"type": "image_url", "image_url": {"url": str(url)} | str(url)}:
                 images.append(_image(url, f"{where}[{index}].image_url"))
             case _:
-                raise _wrong(f"{where}[{index}]", "text or an image, all that Ollama takes", part)
+                raise _beyond(f"{where}[{index}]", "text or an image, all that Ollama takes", part)
     return "\n".join(texts), images
 
 
@@ -210,7 +210,7 @@ _IMAGES = (
 def _image(url: str, where: str) -> str:
     kind, _, data = url.partition(",")
     if not data or kind.lower() not in _IMAGES:
-        raise _wrong(where, "a base64 data URL of a JPEG, PNG or WebP (no URL is fetched)", url)
+        raise _beyond(where, "a base64 data URL of a JPEG, PNG or WebP (no URL is fetched)", url)
     return data
 
 
@@ -252,9 +252,16 @@ def _are_texts(value: Any) -> bool:
 
 
 def _wrong(param: str, expected: str, found: Any) -> BadRequest:
+    """The error for what no upstream could use."""
     shown = "nothing" if found is None else reprlib.repr(found)
     return BadRequest(
         f"'{param}' must be {expected}; found {shown}",
         param=param,
         code="missing_parameter" if found is None else "invalid_value",
     )
+
+
+def _beyond(param: str, expected: str, found: Any) -> BadRequest | Unsupported:
+    """The error for what another upstream may well take; nothing at all is wrong everywhere."""
+    wrong = _wrong(param, expected, found)
+    return wrong if found is None else Unsupported(wrong.message, param=param, code="invalid_value")
