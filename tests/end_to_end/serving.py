@@ -168,6 +168,12 @@ async def eventually(true: Callable[[], bool], within: float = 5) -> None:
             await asyncio.sleep(0.005)
 
 
+def sockets(served: Served) -> int:
+    """How many sockets a process has open."""
+    files = Path(f"/proc/{served.process.pid}/fd").iterdir()
+    return sum("socket:" in os.readlink(file) for file in files)
+
+
 @contextmanager
 def measured(name: str, note: Note) -> Iterator[None]:
     """Note how many milliseconds this took; it is told at the end of the run."""
@@ -197,6 +203,12 @@ class Wire:
         """Everything up to the end of the connection."""
         async with asyncio.timeout(within):
             return await self.reader.read()
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket, so that the other side has to wait."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
 
     async def leave(self) -> None:
         """Close the connection."""

@@ -48,7 +48,7 @@ from headrace.testing.misbehaviour import (
     whole,
 )
 
-from .serving import Served, chat, post, serving, wire
+from .serving import Served, chat, eventually, post, serving, sockets, wire
 
 CONFIG = """
     server:
@@ -168,10 +168,15 @@ class Client:
         return Told(response.status_code, response.headers, response.content, took)
 
 
-@pytest.fixture
-async def client(gateway: Served, upstream: Loopback) -> AsyncIterator[Client]:
+@pytest.fixture(scope="module")
+async def http(gateway: Served) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=gateway.url, timeout=5) as http:
-        yield Client(http)
+        yield http
+
+
+@pytest.fixture
+async def client(http: httpx2.AsyncClient, upstream: Loopback) -> Client:
+    return Client(http)
 
 
 def endless(*begin: Step, then: bytes) -> Behaviour:
@@ -619,7 +624,7 @@ async def test_an_upstream_waits_for_a_client_that_does_not_read(
     upstream.script(endless(*BEGUN, then=chunk(event(delta(content="a" * 60_000)))))
 
     async with wire(gateway.url) as client:
-        client.reader._limit = 2**10  # type: ignore[attr-defined]
+        client.stop_reading()
         await client.send(post("/v1/chat/completions", chat(stream=True)))
         await upstream.asked()
         sender = upstream.connections[upstream.requests[0].connection]
@@ -629,6 +634,27 @@ async def test_an_upstream_waits_for_a_client_that_does_not_read(
         async with httpx2.AsyncClient(base_url=gateway.url) as other:
             assert (await other.get("/healthz")).status_code == 200
     await upstream.closed(upstream.requests[0].connection, within=1)
+
+
+async def test_a_client_that_does_not_read_is_given_up(upstream: Loopback) -> None:
+    text = """
+        server: {write_stall: 500ms}
+        upstreams: {here: {forwarder: {openai: {base_url: "${UPSTREAM}/v1"}}, models: [m]}}
+        routes: {m: here}
+        """
+    upstream.script(endless(*BEGUN, then=chunk(event(delta(content="a" * 60_000)))))
+
+    async with serving(text, UPSTREAM=upstream.url) as gateway:
+        idle = sockets(gateway)
+        async with wire(gateway.url) as client:
+            client.stop_reading()
+            await client.send(post("/v1/chat/completions", chat(stream=True)))
+            await upstream.asked()
+            await upstream.closed(upstream.requests[0].connection, within=5)
+            await gateway.until(lambda: bool(gateway.rows))
+
+            assert gateway.rows[0]["outcome"] == "client_closed"
+            await eventually(lambda: sockets(gateway) <= idle, within=5)
 
 
 async def level(count: Callable[[], int], still: float = 0.5, within: float = 10) -> None:

@@ -90,8 +90,8 @@ async def gateway(server: Loopback) -> AsyncIterator[Served]:
         yield served
 
 
-@pytest.fixture
-async def http(gateway: Served, upstream: Loopback) -> AsyncIterator[httpx2.AsyncClient]:
+@pytest.fixture(scope="module")
+async def http(gateway: Served) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=gateway.url) as http:
         yield http
 

@@ -58,7 +58,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 gateway,
-                http=bounded(),
+                http=bounded(settings.write_stall),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
