@@ -24,9 +24,9 @@ test: $(VENV)/dev.stamp  ## the whole suite, real servers included
 	$(BIN)/python -m pytest
 
 check: $(VENV)/dev.stamp  ## format, lint, types, imports, docs
-	$(BIN)/ruff format --check src plugins tests examples
-	$(BIN)/ruff check src plugins tests examples
-	$(BIN)/mypy && $(BIN)/mypy tests
+	$(BIN)/ruff format --check src plugins tests examples docs
+	$(BIN)/ruff check src plugins tests examples docs
+	$(BIN)/mypy && $(BIN)/mypy tests docs
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/docs
 

@@ -136,7 +136,10 @@ def _cpu(process: subprocess.Popen[str]) -> float:
 
 def main() -> None:
     """Measure, and print a table."""
-    with _process(sys.executable, __file__, "upstream") as asked, tempfile.TemporaryDirectory() as d:
+    with (
+        _process(sys.executable, __file__, "upstream") as asked,
+        tempfile.TemporaryDirectory() as d,
+    ):
         assert asked.stdout
         port = int(asked.stdout.readline())
         file = Path(d, "gateway.yaml")

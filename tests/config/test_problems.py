@@ -133,8 +133,13 @@ def test_a_line_is_shown_without_its_secrets(line: str, shown: str) -> None:
         "x-api-key",
         "api_key_2",
         "client_secret",
-    ]
-    + ["token", "access_token", "password", "Authorization", "credentials", "passwd"],
+        "token",
+        "access_token",
+        "password",
+        "Authorization",
+        "credentials",
+        "passwd",
+    ],
 )
 def test_a_name_that_says_secret_is_believed(name: str) -> None:
     assert looks_secret(name)

@@ -700,12 +700,13 @@ async def test_a_stream_that_fails_later_ends_with_its_failure_and_without_done(
 ) -> None:
     call = asking(stream=True)
     reply = await replied(Server(line("The"), line(" sky"), *end), call)
-    told = b""
+    seen: list[bytes] = []
 
+    reply.watch(lambda event: seen.append(event.raw))
     with pytest.raises(UpstreamError) as failed:
-        async for event in reply.events:
-            told += event.raw
-    await reply.aclose(failed.value)
+        await raw(reply)
+
+    told = b"".join(seen)
 
     assert failed.value.code == code
     assert b" sky" in told

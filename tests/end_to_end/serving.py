@@ -164,7 +164,7 @@ async def in_thread(app: ASGIApp) -> AsyncIterator[str]:
 async def eventually(true: Callable[[], bool], within: float = 5) -> None:
     """Wait for what tells nobody when it comes; raises TimeoutError."""
     async with asyncio.timeout(within):
-        while not true():  # noqa: ASYNC110 - there is no event to wait for
+        while not true():
             await asyncio.sleep(0.005)
 
 

@@ -33,7 +33,8 @@ async def test_members_are_set_where_they_stand_and_all_others_stay() -> None:
     changed = await asked(Transform(set={"temperature": 0, "stop": ["END"]}))
 
     assert changed.body == (
-        b'{"model": "m",  "temperature": 0, "user": "ann", "seed": null, "x": [1, 2],"stop":["END"]}'
+        b'{"model": "m",  "temperature": 0, "user": "ann", "seed": null, "x": [1, 2]'
+        b',"stop":["END"]}'
     )
 
 
