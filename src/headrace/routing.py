@@ -75,8 +75,11 @@ class Routes:
         return self._any
 
     def for_path(self, path: str) -> Route | None:
-        """The route for a path, exact or by pattern."""
-        return self.exact_path(path) or _match(self._paths, path)
+        """The route for a path, exact or by pattern; clients may leave out the `/v1` of its key."""
+        for written in (path, f"/v1{path}"):
+            if route := self.exact_path(written) or _match(self._paths, written):
+                return route
+        return None
 
     def exact_path(self, path: str) -> Route | None:
         """The route whose key is this very path."""

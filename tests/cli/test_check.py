@@ -115,7 +115,7 @@ def test_an_address_is_fine_with_a_key_or_without_others(here: Path, more: str) 
     assert headrace("check").exit_code == 0
 
 
-def test_the_examples_of_this_repository_are_good() -> None:
+def test_the_gateway_of_this_repository_is_good() -> None:
     assert headrace("check", str(Path(__file__).parents[2] / "gateway.yaml")).exit_code == 0
 
 

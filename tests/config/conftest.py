@@ -146,7 +146,7 @@ class Point:
     load: Callable[[], type]
 
 
-def _points(**kinds: type | None) -> dict[str, Point]:
+def points(**kinds: type | None) -> dict[str, Point]:
     return {
         name: Point(f"{kind.__module__}:{kind.__qualname__}", lambda kind=kind: kind)  # type: ignore[misc]
         if kind
@@ -159,7 +159,7 @@ def _points(**kinds: type | None) -> dict[str, Point]:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only plugins there are."""
     found = {
-        "plugins": _points(
+        "plugins": points(
             api_key=ApiKey,
             cache=Cache,
             fallback=Fallback,
@@ -167,9 +167,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
             retry=Retry,
             transform=Transform,
         ),
-        "forwarders": _points(azure=None, mock=Mock, ollama=Ollama, openai=OpenAI),
-        "observers": _points(access_log=Told, metrics=Told),
-        "stores": _points(memory=Memory),
+        "forwarders": points(azure=None, mock=Mock, ollama=Ollama, openai=OpenAI),
+        "observers": points(access_log=Told, metrics=Told),
+        "stores": points(memory=Memory),
         "dialects": {},
     }
     monkeypatch.setattr(registry, "_found", found.get)

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -48,7 +49,7 @@ from headrace.testing.misbehaviour import (
     whole,
 )
 
-from .serving import Served, chat, eventually, post, serving, sockets, wire
+from .serving import Note, Served, chat, eventually, post, serving, sockets, wire
 
 CONFIG = """
     server:
@@ -428,6 +429,44 @@ async def test_what_fails_before_its_first_word_is_answered_elsewhere(
     assert told.headers["x-headrace-upstream"] == "spare"
     assert told.headers["x-headrace-attempts"] == "2"
     assert b"Hello" in told.body
+
+
+@pytest.mark.parametrize(
+    ("fault", "stream", "most"),
+    [
+        ("giant-line", True, 8),
+        ("infinite-line", True, 8),
+        ("gzip-bomb-sse", True, 32),
+        ("gzip-bomb", False, 32),
+        ("error-huge", False, 32),
+    ],
+)
+async def test_what_is_too_large_is_not_kept(
+    client: Client,
+    upstream: Loopback,
+    gateway: Served,
+    record_property: Note,
+    fault: str,
+    stream: bool,
+    most: int,
+) -> None:
+    upstream.script(BEHAVIOURS[fault])
+    await client.ask(stream=stream)  # once, so that only what comes now is new
+    process = Path(f"/proc/{gateway.process.pid}")
+    (process / "clear_refs").write_text("5")  # forgets the peak: man 5 proc_pid_clear_refs
+    before = memory(process, "VmRSS")
+
+    await client.ask(stream=stream)
+
+    grown = memory(process, "VmHWM") - before
+    record_property(f"memory for {fault}", f"{grown:.1f} MiB")
+    assert grown <= most
+
+
+def memory(process: Path, name: str) -> float:
+    """Mebibytes, as the kernel counts them."""
+    lines = (process / "status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 # The answers that are right

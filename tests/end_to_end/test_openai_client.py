@@ -33,6 +33,7 @@ from headrace.testing.misbehaviour import (
     event,
     status,
     streams,
+    whole,
 )
 
 from .serving import Note, Served, measured, serving
@@ -40,6 +41,7 @@ from .serving import Note, Served, measured, serving
 KEY = "sk-anns"
 CONFIG = f"""
     server:
+      max_body: 1MB
       timeouts: {{connect: 1s, first_event: 3s, idle: 3s, total: 10s}}
       chain: [api_key: {{keys: {{"{sha256(KEY.encode()).hexdigest()}": ann}}}}]
     upstreams:
@@ -55,6 +57,7 @@ CONFIG = f"""
       acme/llama-3/8b: here
       patient: patient/p
       "ft:*": here
+      /v1/files*: here
     """
 HI: Any = [{"role": "user", "content": "hi"}]
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -427,6 +430,45 @@ async def test_a_name_with_slashes_reaches_the_upstream_whole(
     assert [json.loads(asked.body)["model"] for asked in upstream.requests] == [
         "acme/llama-3/8b", "acme/llama-3/8b",
     ]  # fmt: skip
+
+
+# What nobody here reads
+
+
+@pytest.mark.parametrize("suffix", ["", "/v1"])
+async def test_files_are_passed_through(gateway: Served, upstream: Loopback, suffix: str) -> None:
+    binary = bytes(range(256))
+    download = (whole(binary, "content-type: application/octet-stream"),)
+    upstream.script(answers({"id": "file-1"}), download, MISSING)
+
+    async with AsyncOpenAI(base_url=gateway.url + suffix, api_key=KEY, max_retries=0) as client:
+        sent = await client.files.create(file=("a.bin", binary), purpose="assistants")
+        came = await client.files.content("file-1")
+        with pytest.raises(openai.NotFoundError, match="no such file"):
+            await client.files.retrieve("file-2")
+
+    assert (sent.id, came.content) == ("file-1", binary)
+    first, *_ = upstream.requests
+    assert binary in first.body
+    assert (first.header("content-type") or "").startswith("multipart/form-data; boundary=")
+    assert [(asked.method, asked.target) for asked in upstream.requests] == [
+        ("POST", "/v1/files"), ("GET", "/v1/files/file-1/content"), ("GET", "/v1/files/file-2"),
+    ]  # fmt: skip
+
+
+MISSING = status(404, {"error": {"message": "no such file"}})
+
+
+async def test_a_body_that_is_too_large_is_told_as_such(
+    client: AsyncOpenAI, upstream: Loopback
+) -> None:
+    large: Any = [{"role": "user", "content": "a" * 2_000_000}]
+
+    with pytest.raises(openai.APIStatusError) as failed:
+        await client.chat.completions.create(model="m", messages=large)
+
+    assert (failed.value.status_code, failed.value.code) == (413, "request_too_large")
+    assert upstream.requests == []
 
 
 # Failures

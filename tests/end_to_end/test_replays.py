@@ -1,7 +1,4 @@
-"""What servers send, cut anywhere, reaches a client unchanged.
-
-The files in `wire` were written by hand after the pages below; none was recorded from a service.
-"""
+"""What servers send, cut anywhere, reaches a client unchanged."""
 
 from __future__ import annotations
 
@@ -20,51 +17,33 @@ from headrace.testing.misbehaviour import LAST_CHUNK, Step, chunk, cut, head, wh
 
 from .serving import Served, chat, serving
 
+OPENAI = "platform.openai.com/docs"
+OLLAMAS = "github.com/ollama/ollama"
 PAGES = {
-    # platform.openai.com/docs/api-reference/chat/streaming, "The chat completion chunk object"
-    "openai_text.sse": "api-reference/chat/streaming",
-    # the same, with `stream_options` of "Create chat completion": include_usage, obfuscation
-    "openai_usage.sse": "api-reference/chat/create",
-    # platform.openai.com/docs/guides/function-calling, "Streaming"
-    "openai_tools.sse": "guides/function-calling",
-    # platform.openai.com/docs/api-reference/completions/object
-    "openai_completion.sse": "api-reference/completions/object",
-    # platform.openai.com/docs/api-reference/chat/object, "The chat completion object"
-    "openai_text.json": "api-reference/chat/object",
-    # platform.openai.com/docs/api-reference/chat/create, example "Logprobs"
-    "openai_logprobs.json": "api-reference/chat/create",
-    # platform.openai.com/docs/api-reference/chat/create, example "Functions"
-    "openai_tools.json": "api-reference/chat/create",
-    # learn.microsoft.com/azure/ai-services/openai/concepts/content-streaming
-    "azure_filters.sse": "concepts/content-streaming",
-    # docs.vllm.ai/en/latest/features/reasoning_outputs.html, "Streaming chat completions"
-    "vllm_reasoning.sse": "features/reasoning_outputs",
-    # github.com/ggml-org/llama.cpp, tools/server/README.md, "timings"
-    "llamacpp_timings.sse": "tools/server/README.md",
-    # api-docs.deepseek.com/guides/reasoning_model and /quick_start/rate_limit ("keep-alive")
-    "deepseek_reasoning.sse": "guides/reasoning_model",
-    # api-docs.deepseek.com/quick_start/rate_limit: "continuously return empty lines"
-    "deepseek_empty_lines.json": "quick_start/rate_limit",
-    # openrouter.ai/docs/api/reference/streaming, "Additional information": comments
-    "openrouter_comments.sse": "api/reference/streaming",
-    # console.groq.com/docs/text-chat, "Streaming a chat completion": usage in `x_groq`
-    "groq_usage.sse": "docs/text-chat",
-    # docs.mistral.ai/api, "Chat completion": usage in the last chunk; lines end as CRLF here
-    "mistral_crlf.sse": "docs.mistral.ai/api",
-    # ai.google.dev/gemini-api/docs/openai, "Streaming": no role chunk, text beside the finish
-    "gemini_text.sse": "gemini-api/docs/openai",
-    # github.com/ollama/ollama, docs/api.md, "Generate a chat completion"
-    "ollama_chat.ndjson": "docs/api.md",
-    "ollama_chat.json": "docs/api.md",
-    # the same, "Chat request (with tools)", in two lines as newer servers do
-    "ollama_tools.ndjson": "docs/api.md",
-    # the same, "Chat request with thinking"
-    "ollama_thinking.ndjson": "docs/api.md",
-    # docs/api/streaming.mdx there: the last line with text, and done_reason "length"
-    "ollama_length.ndjson": "docs/api/streaming.mdx",
-    # docs/api.md there, "Generate Embeddings"
-    "ollama_embed.json": "docs/api.md",
+    "openai_text.sse": f"{OPENAI}/api-reference/chat-streaming",
+    "openai_usage.sse": f"{OPENAI}/api-reference/chat/create: stream_options, obfuscation",
+    "openai_tools.sse": f"{OPENAI}/guides/function-calling: streaming",
+    "openai_completion.sse": f"{OPENAI}/api-reference/completions/object",
+    "openai_text.json": f"{OPENAI}/api-reference/chat/object",
+    "openai_logprobs.json": f"{OPENAI}/api-reference/chat/create: logprobs",
+    "openai_tools.json": f"{OPENAI}/api-reference/chat/create: functions",
+    "azure_filters.sse": "learn.microsoft.com/azure/ai-services/openai/concepts/content-streaming",
+    "vllm_reasoning.sse": "docs.vllm.ai/en/latest/features/reasoning_outputs.html",
+    "llamacpp_timings.sse": "github.com/ggml-org/llama.cpp: tools/server/README.md",
+    "deepseek_reasoning.sse": "api-docs.deepseek.com/guides/reasoning_model, and keep-alive of:",
+    "deepseek_empty_lines.json": "api-docs.deepseek.com/quick_start/rate_limit",
+    "openrouter_comments.sse": "openrouter.ai/docs/api-reference/streaming: comments",
+    "groq_usage.sse": "console.groq.com/docs/text-chat: streaming, usage in x_groq",
+    "mistral_crlf.sse": "docs.mistral.ai/api: usage in the last chunk; CR LF is ours",
+    "gemini_text.sse": "ai.google.dev/gemini-api/docs/openai: no role chunk, text with the finish",
+    "ollama_chat.ndjson": f"{OLLAMAS}: docs/api.md, Generate a chat completion",
+    "ollama_chat.json": f"{OLLAMAS}: docs/api.md, Generate a chat completion",
+    "ollama_tools.ndjson": f"{OLLAMAS}: docs/api.md, Chat request (with tools)",
+    "ollama_thinking.ndjson": f"{OLLAMAS}: docs/api.md, Chat request with thinking",
+    "ollama_length.ndjson": f"{OLLAMAS}: docs/api/streaming.mdx, a last line with text",
+    "ollama_embed.json": f"{OLLAMAS}: docs/api.md, Generate Embeddings",
 }
+"""What each file was written after, by hand; none was recorded from a service."""
 WIRE = Path(__file__).with_name("wire")
 OPENAI_STREAMS = [name for name in PAGES if name.endswith(".sse")]
 OPENAI_ANSWERS = [n for n in PAGES if n.endswith(".json") and not n.startswith("ollama")]

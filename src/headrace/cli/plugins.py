@@ -75,7 +75,7 @@ def _text(described: dict[str, Any]) -> str:
     lines = [f"{described['name']} ({described['group'].removesuffix('s')})", "", described["doc"]]
     for option in described["options"]:
         lines += ["", f"  {option['name']} ({_need(option)})"]
-        lines += [f"    {line}" for line in option["doc"].splitlines()]
+        lines += [f"    {line}".rstrip() for line in option["doc"].splitlines()]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ What came from `${…}` is in no message; what could not be had is not judged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -115,7 +115,7 @@ class Parts:
             return registry.named(group, name)
         except registry.Unknown as error:
             known = [*error.known, *others]
-            hint = did_you_mean(name, known) or f"; known here: {words(known)}"
+            hint = did_you_mean(name, known) or _known_here(known)
             self.problem(path, f"no {what}{' or chain' if others else ''} is called {shown}{hint}")
         except Exception as error:  # noqa: BLE001 - importing it runs a stranger's code
             self.problem(
@@ -259,6 +259,10 @@ def _below(value: Any, key: int | str) -> Any:
         return value.get(key, _NONE)
     inside = isinstance(value, list) and isinstance(key, int) and key < len(value)
     return value[key] if inside else _NONE
+
+
+def _known_here(known: Collection[str]) -> str:
+    return f"; known here: {words(known)}" if known else "; there is none"
 
 
 def _there_are(known: Iterable[str]) -> str:
