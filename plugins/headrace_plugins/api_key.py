@@ -29,5 +29,4 @@ class ApiKey:
         names = [name for known, name in self.keys.items() if hmac.compare_digest(known, shown)]
         if not names:
             raise Unauthorized("this key is not known here")
-        call.record.caller = Caller(names[0])
         return await call_next(call.replace(caller=Caller(names[0])))

@@ -21,6 +21,7 @@ from headrace.record import Attempt
 from headrace.reply import Event, Reply
 
 _AFTER_END = 0.05
+"""Seconds for the end of the body to follow the end of the stream, so the connection is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,13 @@ class Attempts:
         target = next(leaves(call.targets))
         attempt = Attempt(target=target)
         record.attempts.append(attempt)
-        told = call.telling(attempt).telling(upstream.timeouts).telling(self._limits)
+        told = call.telling(attempt, upstream.timeouts, self._limits)
         try:
             return await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
         except UpstreamError as error:
             error.scrub(upstream.secrets)
             attempt.error = error
-            attempt.status = error.said
+            attempt.status = error.said or attempt.status
             attempt.end("failed")
             raise
         except asyncio.CancelledError:
@@ -100,15 +101,14 @@ class Attempts:
                 sent = call.dialect.asking_usage(sent)
         reading = reading_of(call)
         ask = compose(upstream.brought, upstream.forward)
+        patience, left = reading.patience(upstream.timeouts), call.deadline.left()
         try:
-            async with asyncio.timeout(
-                min(reading.patience(upstream.timeouts), call.deadline.left())
-            ):
+            async with asyncio.timeout(min(patience, left)):
                 reply = await ask(sent)
                 attempt.status = reply.status
                 held = await first_of(reading, reply)
         except TimeoutError:
-            raise _silent(call) from None
+            raise _silent(left <= patience) from None
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
         for secret in filter(None, upstream.secrets):
@@ -154,20 +154,24 @@ async def _rest(
 
 async def _settle(reading: Reading, attempt: Attempt, error: BaseException | None) -> None:
     attempt.usage = reading.usage
-    attempt.end("incomplete" if isinstance(error, CallError) else "cancelled")
+    incomplete = isinstance(error, CallError)
+    attempt.end("ok" if error is None else "incomplete" if incomplete else "cancelled")
 
 
 def _used_up(attempts: list[Attempt]) -> UpstreamError:
     """The last failure once more, final this time."""
-    error = attempts[-1].error or UpstreamError(
-        f"the {len(attempts)} attempts for this call are used up", code="attempts_used_up"
+    if error := attempts[-1].error:
+        return error.final()
+    return UpstreamError(
+        f"the {len(attempts)} attempts for this call are used up",
+        code="attempts_used_up",
+        again=False,
+        elsewhere=False,
     )
-    error.again = error.elsewhere = False
-    return error
 
 
-def _silent(call: Call) -> CallError:
-    if not call.deadline.left():
+def _silent(is_over: bool) -> CallError:
+    if is_over:
         return TimedOut("no upstream answered in the time for this call")
     return UpstreamError(
         "the upstream did not begin to answer in time", code="first_byte_timeout", status=504

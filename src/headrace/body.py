@@ -14,6 +14,10 @@ from typing import Any
 from headrace.errors import BadRequest
 
 MAX_DEPTH = 64
+MOST_CONTAINERS = 100_000
+"""Lists and objects of one body: reading that many takes about a tenth of a second."""
+MOST_VALUES = 2_000_000
+"""Values of one body, such as the numbers of a list of tokens."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SHOWN = 64
@@ -23,8 +27,8 @@ _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"member {twice[:_SHOWN]!r} stands twice")
     return members
 
@@ -39,12 +43,14 @@ def _plain(error: ValueError) -> str:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_finite)
+_scanner = json.JSONDecoder()  # for what was read before
 
 
 def read(body: bytes) -> Any:
     """The value of a JSON text in UTF-8. Raises `BadRequest`, saying what is wrong and where."""
     try:
         text = body.decode()
+        _check_size(text)
         value, end = _decoder.raw_decode(text, _space(text, 0))
         if (end := _space(text, end)) != len(text):
             raise ValueError(f"more text after the JSON value, at character {end}")
@@ -96,7 +102,12 @@ _KEPT: Any = object()
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise BadRequest(
+            "the body holds a number beyond what JSON can carry", code="invalid_json"
+        ) from None
 
 
 def _members(text: str) -> tuple[dict[str, tuple[int, int, int]], int]:
@@ -108,10 +119,10 @@ def _members(text: str) -> tuple[dict[str, tuple[int, int, int]], int]:
     at = _space(text, at + 1)
     while text[at] != "}":
         start = at
-        name, at = _decoder.raw_decode(text, at)
+        name, at = _scanner.raw_decode(text, at)
         at = _space(text, _space(text, at) + 1)  # past the colon
         value_start = at
-        _, at = _decoder.raw_decode(text, at)
+        _, at = _scanner.raw_decode(text, at)
         spans[name] = (start, value_start, at)
         at = _space(text, at)
         if text[at] == ",":
@@ -122,6 +133,13 @@ def _members(text: str) -> tuple[dict[str, tuple[int, int, int]], int]:
 def _space(text: str, at: int) -> int:
     match = _SPACE.match(text, at)
     return match.end() if match else at
+
+
+def _check_size(text: str) -> None:
+    """Raise `ValueError` for more values than can be read while others wait."""
+    containers = text.count("[") + text.count("{")
+    if containers > MOST_CONTAINERS or containers + text.count(",") > MOST_VALUES:
+        raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects, or too many values")
 
 
 def _check_depth(text: str, value: Any) -> None:

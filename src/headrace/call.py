@@ -144,6 +144,8 @@ class Call:
     def replace(self, **changes: Any) -> Call:
         """This call with other values in some fields."""
         call = replace(self, **changes)
+        if "caller" in changes:
+            self.record.caller = call.caller
         if "body" not in changes and "json" in self.__dict__:
             call.__dict__["json"] = self.json
         return call
@@ -157,12 +159,16 @@ class Call:
 
         `headrace.REMOVED` as a value takes a member away.
         """
-        return self.replace(body=bodies.edit(self.body, members))
+        edited = {**self.members, **members}
+        call = self.replace(body=bodies.edit(self.body, members))
+        call.__dict__["json"] = {k: v for k, v in edited.items() if v is not bodies.REMOVED}
+        return call
 
-    def telling(self, fact: object) -> Call:
-        """This call with a fact for the plugins below; one of each class, the last one counts."""
-        others = tuple(known for known in self.facts if type(known) is not type(fact))
-        return self.replace(facts=(*others, fact))
+    def telling(self, *facts: object) -> Call:
+        """This call with facts for the plugins below; one of each class, the last one counts."""
+        kinds = {type(fact) for fact in facts}
+        others = tuple(known for known in self.facts if type(known) not in kinds)
+        return self.replace(facts=(*others, *facts))
 
     def told(self, kind: type[Fact]) -> Fact | None:
         """The fact of this class that a plugin above has told, if any."""

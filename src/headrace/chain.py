@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from headrace.call import Call
-from headrace.reply import Reply
+from headrace.reply import Reply, shielded
 
 Next: TypeAlias = Callable[[Call], Awaitable[Reply]]
 """Whoever answers a call: a forwarder, the router, or the rest of a chain."""
@@ -48,18 +48,24 @@ def _link(plugin: Plugin, forward: Next) -> Next:
                 asked.append(reply)
             return reply
 
-        kept: Reply | None = None
-        why: BaseException | None = None
         try:
             kept = await plugin(call, call_next)
         except BaseException as error:
-            why = error
-            raise
-        finally:
             over = True
-            for reply in asked:
-                if reply is not kept:
-                    await reply.aclose(why or asyncio.CancelledError("this reply was not returned"))
+            await _close(asked, error)
+            raise
+        over = True
+        others = [reply for reply in asked if reply is not kept]
+        try:
+            await _close(others, asyncio.CancelledError("this reply was not returned"))
+        except BaseException as error:
+            await kept.aclose(error)
+            raise
         return kept
 
     return run
+
+
+async def _close(replies: Sequence[Reply], error: BaseException) -> None:
+    if replies:
+        await shielded(asyncio.gather(*(reply.aclose(error) for reply in replies)))

@@ -199,9 +199,8 @@ class OpenAI:
 
     def tool_calls(self, event: Event) -> Sequence[Mapping[str, Any]]:
         """`tool_calls` of deltas and messages."""
-        return [
-            call for choice in _choices(event) for call in _said(choice).get("tool_calls") or ()
-        ]
+        calls = (_said(choice).get("tool_calls") for choice in _choices(event))
+        return [call for some in calls if isinstance(some, list) for call in some]
 
     def model(self, event: Event) -> str | None:
         """The member `model`."""
@@ -263,7 +262,9 @@ OPENAI = OpenAI()
 def _choices(event: Event) -> Iterator[Mapping[str, Any]]:
     value = event.json
     choices = value.get("choices") if isinstance(value, dict) else None
-    return (choice for choice in choices or () if isinstance(choice, dict))
+    if not isinstance(choices, list):
+        return iter(())
+    return (choice for choice in choices if isinstance(choice, dict))
 
 
 def _said(choice: Mapping[str, Any]) -> Mapping[str, Any]:

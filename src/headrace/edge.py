@@ -13,6 +13,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -104,7 +105,7 @@ def path_below(scope: Scope) -> str:
 
 
 class _ClientGone(Exception):
-    """The client left before its request was whole."""
+    """The client left."""
 
 
 class _Exchange:
@@ -118,7 +119,8 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         self._dialect: Dialect = OPENAI
         self._started = False
-        self._work: asyncio.Task[Any] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._why: CallError | None = None
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
@@ -140,37 +142,21 @@ class _Exchange:
 
     async def serve(self) -> None:
         """Read, answer, and know all the while whether the client is still there."""
-        self._work = asyncio.current_task()
-        try:
-            call = await self._read()
-        except CallError as error:
-            await self._refuse(error)
-            return
-        except _ClientGone:
-            self._left()
-            return
-        except asyncio.CancelledError:
-            if self._why is None or self._work is None:
-                self._left()
-                raise
-            self._work.uncancel()
-            await self._refuse(self._why)
-            return
-        work = self._work = asyncio.ensure_future(self._respond(call))
-        watch = asyncio.ensure_future(self._gone())
+        work = self._work = asyncio.ensure_future(self._respond())
         self._check_stall()
         try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((work,))
         finally:
             for timer in self._timers:
                 timer.cancel()
             work.cancel()
-            watch.cancel()
-            await shielded(asyncio.wait((work, watch)))
+            await shielded(asyncio.wait((work,)))
+            self._over()
             if self.record.outcome is None:
                 self._left()
             if not work.cancelled():
-                work.result()
+                with suppress(_ClientGone):
+                    work.result()
 
     def _check_stall(self) -> None:
         """End this request if the client has read nothing for too long; else look again later.
@@ -191,9 +177,16 @@ class _Exchange:
         self.record.close("client_closed")
 
     async def _gone(self) -> None:
-        """Returns when the client has left."""
+        """Ends the work when the client leaves."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self._work:
+            self._work.cancel()
+
+    def _over(self) -> None:
+        """Stop watching: with the last byte on its way, nobody can leave any more."""
+        if self._watch:
+            self._watch.cancel()
 
     # Reading
 
@@ -262,10 +255,12 @@ class _Exchange:
 
     # Answering
 
-    async def _respond(self, call: Call) -> None:
+    async def _respond(self) -> None:
         """Answer the call. A cancellation means that the client left, or that we cut it off."""
         reply: Reply | None = None
         try:
+            call = await self._read()
+            self._watch = asyncio.ensure_future(self._gone())
             reply = await self._edge.answer(call)
             if reply.deadline:
                 over = TimedOut("the time for this call is over")
@@ -278,11 +273,11 @@ class _Exchange:
                 await _close(reply, cancelled)
                 raise
             await self._fail(self._why, reply)
-        except OSError as gone:  # some servers tell it so
+        except _ClientGone as gone:
             await _close(reply, asyncio.CancelledError(str(gone)))
         except Exception as bug:
-            logger.exception("request %s failed by a fault of this gateway", call.id)
-            self.record.said = repr(bug)
+            logger.exception("request %s failed by a fault of this gateway", self.record.id)
+            self.record.said = type(bug).__name__
             await self._fail(CallError("the gateway failed; its log says why"), reply)
 
     async def _deliver(self, reply: Reply) -> None:
@@ -290,17 +285,21 @@ class _Exchange:
         record.answered = reply.attempt
         record.stream = reply.framing != "json"
         headers = {"content-type": _MEDIA[reply.framing], **dict(reply.headers.items())}
-        if reply.framing == "sse":
-            headers |= {"content-type": _MEDIA["sse"]}
+        if reply.framing != "raw":  # what it is was read, whatever the upstream called it
+            headers["content-type"] = _MEDIA[reply.framing]
+        headers["x-content-type-options"] = "nosniff"
         if record.stream:
             headers |= _STREAM_HEADERS
             first = await anext(reply.events, None)
             await self._start(reply.status, headers)
             if first:
                 await self._write(first.raw)
-            async for event in reply.events:
-                await self._write(event.raw)
             rest = b""
+            async for event in reply.events:
+                if self._dialect.is_end(event):
+                    rest = event.raw
+                else:
+                    await self._write(event.raw)
         else:
             rest = b"".join([event.raw async for event in reply.events])
             headers["content-length"] = str(len(rest))
@@ -357,11 +356,15 @@ class _Exchange:
         await self._sent({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _finish(self, body: bytes) -> None:
+        self._over()
         await self._sent({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _sent(self, message: Message) -> None:
         self._sending_since = self._loop.time()
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError as gone:  # some servers tell it so
+            raise _ClientGone(str(gone)) from gone
         self._sending_since = None
 
 

@@ -214,6 +214,22 @@ class UpstreamError(CallError):
             headers=headers,
         )
 
+    def final(self) -> UpstreamError:
+        """The same failure, not to be tried again anywhere."""
+        return UpstreamError(
+            self.message,
+            code=self.code or "upstream_error",
+            status=self.status,
+            type=self.type,
+            param=self.param,
+            said=self.said,
+            body=self.body,
+            again=False,
+            elsewhere=False,
+            retry_after=self.retry_after,
+            headers=self.headers,
+        )
+
     def scrub(self, secrets: Iterable[str]) -> None:
         """Take `secrets` out of all that a client or a log could be shown of this."""
         for secret in filter(None, secrets):
@@ -248,6 +264,10 @@ def _type_of(status: int) -> str:
             return "invalid_request_error" if status < 500 else "upstream_error"
 
 
+# Characters of what an upstream says of its error that go on to clients and logs.
+_LONGEST = {"message": 2000, "type": 100, "param": 100, "code": 100}
+
+
 def _told(body: bytes) -> dict[str, str | None]:
     """What an error body says in OpenAI's members: an object, a plain string, or nothing."""
     try:
@@ -256,12 +276,13 @@ def _told(body: bytes) -> dict[str, str | None]:
         return {}
     error = said.get("error", said) if isinstance(said, dict) else None
     if isinstance(error, str):
-        return {"message": error}
+        error = {"message": error}
     if not isinstance(error, dict):
         return {}
     # A number as the code is the status once more (llama.cpp, OpenRouter), and no code.
+    told = {name: error.get(name) for name in _LONGEST}
     return {
-        name: error[name]
-        for name in ("message", "type", "param", "code")
-        if isinstance(error.get(name), str)
+        name: text if len(text) <= _LONGEST[name] else f"{text[: _LONGEST[name]]}…"
+        for name, text in told.items()
+        if isinstance(text, str)
     }

@@ -154,7 +154,7 @@ async def _sent(
     """What would leave for one target of a route."""
     upstream = plan.upstreams[target.upstream]
     told: dict[str, Any] = {
-        "target": str(target),
+        "target": shown.plain(str(target)),
         "passes": shown.parts("plugins", (*upstream.plugins, *upstream.brought)),
     }
     open_to_all = [p for p in plan.chain if not getattr(p, "authenticates", False)]
@@ -176,8 +176,8 @@ def _route(plan: Plan, route: Route, shown: _Shown) -> dict[str, Any]:
     return {
         "chain": shown.parts("plugins", route.chain),
         "tried_by": [name_of("plugins", plugin) for plugin in dividing],
-        "targets": _nested(route.targets),
-        "skipped": list(plan.skipped.get(route.key, ())),
+        "targets": shown.plain(_nested(route.targets)),
+        "skipped": shown.plain(plan.skipped.get(route.key, ())),
     }
 
 
@@ -192,8 +192,8 @@ def _upstream(upstream: Upstream, shown: _Shown) -> dict[str, Any]:
         "forwarder": shown.part("forwarders", upstream.forward),
         "plugins": shown.parts("plugins", upstream.plugins),
         "brings": shown.parts("plugins", upstream.brought),
-        "models": dict(upstream.models),
-        "labels": dict(upstream.labels),
+        "models": shown.plain(upstream.models),
+        "labels": shown.plain(upstream.labels),
         "timeouts": {name: str(Duration(value)) for name, value in vars(upstream.timeouts).items()},
         "ask_usage": upstream.ask_usage,
     }

@@ -48,6 +48,7 @@ class SSE:
         self._limit = limit
         self._buffer = bytearray()
         self._searched = 0
+        self._blank = 0
         self._first = True
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -56,13 +57,15 @@ class SSE:
         buffer += chunk
         frames: list[Frame] = []
         start = 0
-        while content := _NOT_LINE_END.search(buffer, start):
+        while content := _NOT_LINE_END.search(buffer, start + self._blank):
+            self._blank = 0
             blank = _BLANK_LINE.search(buffer, max(content.start(), self._searched))
             if not blank or (blank.end() == len(buffer) and buffer.endswith(b"\r\n\r")):
                 break  # that last CR is half of a CR LF, so that the event is not whole yet
             frames.append(self._frame(bytes(buffer[start : blank.end()])))
             start = self._searched = blank.end()
         del buffer[:start]
+        self._blank = 0 if content else len(buffer)  # nothing but line ends so far
         # A blank line of up to four bytes may be cut anywhere: look at its beginning again.
         self._searched = max(0, len(buffer) - 3)
         if len(buffer) > self._limit:

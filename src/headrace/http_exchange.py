@@ -32,6 +32,8 @@ _SENT = {
 _RETURNED = {"content-type"}
 _RETURNED_PREFIXES = ("openai-", "x-ratelimit-")
 _ERROR_BODY = 64 * 1024
+_AT_ONCE = 32
+_LONGEST_HEADER = 1024
 _LONGEST_RETRY_AFTER = 3600.0
 
 
@@ -84,7 +86,7 @@ def _url(base_url: str, path: str, query: str) -> str:
 
 def _outgoing(call: Call) -> dict[str, str]:
     sent = {
-        name: value
+        name: value.strip()
         for name, value in call.headers.items()
         if name in _SENT or name.startswith("openai-")
     }
@@ -105,7 +107,11 @@ def _incoming(headers: Headers) -> dict[str, str]:
     }
     if request_id := headers.get("x-request-id"):
         returned["x-headrace-upstream-request-id"] = request_id
-    return {name: value for name, value in returned.items() if value.isprintable()}
+    return {
+        name: value
+        for name, value in returned.items()
+        if value.isprintable() and len(value) <= _LONGEST_HEADER
+    }
 
 
 def _framing(call: Call, response: Response) -> Framing:
@@ -131,8 +137,10 @@ async def _events(response: Response, framing: Framing, limits: Limits) -> Async
     else:
         decoder: Decoder = SSE(limits.event) if framing == "sse" else NDJSON(limits.event)
         async for chunk in chunks:
-            for frame in decoder.feed(chunk):
+            for number, frame in enumerate(decoder.feed(chunk), 1):
                 yield Event.of(frame)
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a read full of tiny events lets others go on
         for frame in decoder.end():
             yield Event.of(frame)
 

@@ -12,6 +12,8 @@ from headrace.reply import Event, Reply
 
 _MOST_HELD = 256
 _CHARACTERS_PER_TOKEN = 4
+_LEAST_PATIENCE = 1.0
+_MOST_CONTAINERS = 1_000_000
 
 
 class Reading:
@@ -60,6 +62,11 @@ class Plain(Reading):
     async def first(self, events: AsyncIterator[Event]) -> list[Event]:
         """The answer, checked."""
         event = await anext(events, None) or Event(b"")
+        if event.raw.count(b"[") + event.raw.count(b"{") > _MOST_CONTAINERS:
+            raise UpstreamError(
+                f"the upstream's answer holds more than {_MOST_CONTAINERS:,} lists and objects",
+                code="upstream_too_large",
+            )
         self.note(event)
         if not self.dialect.check(self.call.operation, event.json):
             raise _invalid("the upstream's answer lacks what an answer must have")
@@ -96,7 +103,7 @@ class Stream(Plain):
         """Seconds to wait for the first output; the OpenAI SDK sends its own bound along."""
         asked = self.call.headers.get("x-stainless-read-timeout", "")
         own = float(asked) if asked.replace(".", "", 1).isdecimal() else math.inf
-        return min(timeouts.first_event, own)
+        return min(timeouts.first_event, max(own, _LEAST_PATIENCE))
 
     async def first(self, events: AsyncIterator[Event]) -> list[Event]:
         """Roles and other signs of life, then the first output."""

@@ -143,7 +143,7 @@ class Reply:
         for step in steps:
             try:
                 await step
-            except Exception:  # the next one must run all the same, so this one is only told
+            except (Exception, asyncio.CancelledError):  # the next one must run all the same
                 logger.exception("closing a reply failed")
 
 

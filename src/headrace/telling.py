@@ -15,7 +15,7 @@ def telling(record: Record) -> dict[str, str]:
     if told:
         headers["x-headrace-upstream"] = told.target.upstream
         if told.model:
-            headers["x-headrace-model"] = told.model
+            headers["x-headrace-model"] = told.model[:256]
         if record.instead and record.asked:
             headers["x-headrace-instead-of"] = record.asked
     if (overhead := record.overhead) is not None:

@@ -43,6 +43,7 @@ class Visit:
         self._app = app
         self._body: bytes | None = body
         self._left = asyncio.Event()
+        self._more = True
         self._sent: asyncio.Queue[Message | None] = asyncio.Queue(maxsize=1)
         self.task = asyncio.ensure_future(self._run())
 
@@ -53,10 +54,9 @@ class Visit:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it is sent. Raises `ConnectionError` where it ends without its end."""
-        more = True
-        while more:
+        while self._more:
             message = await self._next()
-            more = message.get("more_body", False)
+            self._more = message.get("more_body", False)
             yield message.get("body", b"")
         self._left.set()
 
