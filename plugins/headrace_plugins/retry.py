@@ -19,8 +19,10 @@ class Retry:
     that is more than `longest`, or than the call has left, the failure stands.
     """
 
-    attempts: int = 3
-    """How often a target is asked at most, the first time included."""
+    attempts: int = 2
+    """How often a target is asked at most, the first time included.
+
+    All targets together are asked no more often than `server: {attempts: …}` says."""
     wait: Duration = field(default_factory=lambda: Duration(0.2))
     """The longest wait before the second time; it doubles from there."""
     longest: Duration = field(default_factory=lambda: Duration(10))

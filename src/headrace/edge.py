@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -31,7 +31,7 @@ from headrace.errors import (
     Unauthorized,
     UpstreamError,
 )
-from headrace.intake import Bounds, check_head, check_media, too_large
+from headrace.intake import Bounds, check_head, check_local, check_media, check_site, too_large
 from headrace.record import Observer, Record
 from headrace.reply import Reply, shielded
 from headrace.telling import hints, telling
@@ -52,7 +52,8 @@ class Edge:
     """The gateway as an ASGI application for HTTP, in front of `answer`, its finished chain.
 
     `name` marks calls that passed here, so that one that comes back is seen. `caller` finds the
-    user that a host application has already found.
+    user that a host application has already found. `local_only` refuses requests for any host but
+    this machine, so that no page in a browser can pass itself off as one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Edge:
         observers: Iterable[Observer] = (),
         bounds: Bounds = Bounds(),
         caller: Callable[[Scope], Caller | None] | None = None,
+        local_only: bool = False,
     ) -> None:
         self.answer = answer
         self.name = name
@@ -71,6 +73,7 @@ class Edge:
         self.observers = tuple(observers)
         self.bounds = bounds
         self.caller = caller
+        self.local_only = local_only
         self._serving: set[_Exchange] = set()
 
     @property
@@ -194,10 +197,14 @@ class _Exchange:
         record, bounds = self.record, self._edge.bounds
         operation = self._operation()
         check_head(self._scope, self._headers, record.path, bounds)
+        if self._edge.local_only:
+            check_local(self._headers)
         passed = ", ".join(self._headers.getlist("cdn-loop"))
         if self._edge.name in re.split(r"[\s,;]+", passed):
             raise Loop("this request has passed through this gateway before")
-        if operation != PASSTHROUGH and record.method == "POST":
+        if operation == PASSTHROUGH:
+            check_site(self._headers)
+        elif record.method == "POST":
             check_media(self._headers)
         record.operation = operation
         try:
@@ -220,7 +227,7 @@ class _Exchange:
             dialect=self._dialect,
             operation=operation,
             caller=record.caller,
-            deadline=Deadline.after(bounds.total),
+            deadline=Deadline(math.inf),  # the route sets it
             record=record,
         )
 
@@ -332,7 +339,7 @@ class _Exchange:
         if passed and isinstance(error, UpstreamError) and error.said == error.status:
             body = error.body or body
             media = error.headers.get("content-type", media)
-        headers = {**error.headers, **hints(error, len(self.record.attempts))}
+        headers = {**error.headers, **hints(error, self.record)}
         headers |= {"content-type": media, "content-length": str(len(body))}
         self.record.close("failed" if error.status >= 500 or self.record.attempts else "refused")
         await self._start(error.status, headers)

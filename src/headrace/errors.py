@@ -68,6 +68,10 @@ class Unauthorized(CallError):
     type = "authentication_error"
     default_code = "invalid_api_key"
 
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        # RFC 9110, 11.6.1: an answer of 401 says how to show who one is.
+        super().__init__(message, code=code, headers={"www-authenticate": "Bearer"})
+
 
 class Forbidden(CallError):
     """Somebody known asks for what is not theirs."""

@@ -89,6 +89,7 @@ class Gateway:
                 write_stall=plan.server.write_stall,
             ),
             caller=caller,
+            local_only=not (plan.authenticates or caller or plan.server.auth == "none"),
         )
         app: ASGIApp = self._inside
         for middleware, options in reversed(plan.middleware):
@@ -116,6 +117,10 @@ class Gateway:
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Open what plugins, forwarders and stores need, and close it again at the end."""
+        if self._running:
+            raise RuntimeError(
+                "this gateway is running already; give its lifespan to one application"
+            )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.plan.transport.aclose)
             stack.push_async_callback(self.plan.store.aclose)
@@ -131,11 +136,11 @@ class Gateway:
     def client(self) -> httpx2.AsyncClient:
         """An HTTP client that reaches this gateway in the same process, without a socket.
 
-        `openai.AsyncOpenAI(base_url="http://headrace/v1", http_client=gateway.client(), ...)`
+        `openai.AsyncOpenAI(base_url="http://localhost/v1", http_client=gateway.client(), ...)`
         """
         from headrace.transport.inprocess import client
 
-        return client(self, base_url="http://headrace/v1")
+        return client(self, base_url="http://localhost/v1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: HTTP, or the lifespan where it stands alone."""
@@ -178,13 +183,15 @@ class Gateway:
     async def _live(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol (asgi.readthedocs.io, "Lifespan Protocol")."""
         await receive()
+        phase = "startup"
         try:
             async with self.lifespan():
                 await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
                 await receive()
         except Exception as error:
-            logger.exception("the gateway did not start")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            logger.exception("the gateway failed at its %s", phase)
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
 

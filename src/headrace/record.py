@@ -71,8 +71,6 @@ class Record:
     """The model the client named."""
     route: str | None = None
     """The key of the route that matched, as the configuration has it."""
-    instead: bool = False
-    """Whether the route's model stands in for the one that was asked for."""
     stream: bool = False
     attempts: list[Attempt] = field(default_factory=list)
     answered: Attempt | None = None
@@ -91,6 +89,17 @@ class Record:
     def usage(self) -> Usage | None:
         """What the attempt that answered used."""
         return self.answered.usage if self.answered else None
+
+    @property
+    def instead(self) -> bool:
+        """Whether the model that answers stands in for another one that was asked for.
+
+        So it does where a pattern's route names it; a route of that very name is no stand-in.
+        """
+        told = self.answered or (self.attempts[-1] if self.attempts else None)
+        if told is None or told.target.model is None or "*" not in (self.route or ""):
+            return False
+        return self.asked not in (None, told.target.model, str(told.target))
 
     @property
     def overhead(self) -> float | None:

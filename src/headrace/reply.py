@@ -186,7 +186,9 @@ def until_closed(
     async def call_plugin(self: PluginT, call: Call, call_next: Next) -> Reply:
         frame = plugin(self, call, call_next)
         assert isinstance(frame, AsyncGenerator)
-        reply: Reply = await anext(frame)
+        reply: Reply | None = await anext(frame, None)
+        if reply is None:
+            raise RuntimeError(f"{plugin.__qualname__} must yield its reply once")
 
         async def resume(error: BaseException | None) -> None:
             try:

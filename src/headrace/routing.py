@@ -19,7 +19,7 @@ from headrace.attempts import Upstream
 from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.dialect import Dialect
-from headrace.errors import CallError, MethodNotAllowed, NotFound, Overloaded
+from headrace.errors import CallError, MethodNotAllowed, NotFound, Overloaded, UpstreamError
 from headrace.reply import Reply
 
 logger = logging.getLogger("headrace")
@@ -27,6 +27,7 @@ logger = logging.getLogger("headrace")
 _METHODS = ("GET", "POST")
 _ASKED_EVERY = 60.0
 _ASKED_FOR = 2.0
+_MOST_LISTED = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +120,6 @@ class Router:
         route = self.routes.for_model(asked)
         if route is None:
             raise await self._no_model(asked)
-        named = next((target.model for target in leaves(route.targets)), None)
-        call.record.instead = route.is_pattern and named not in (None, asked.partition("/")[2])
         return await self._along(call, route)
 
     async def listed(self) -> dict[str, str]:
@@ -139,13 +138,15 @@ class Router:
                 code="no_upstream_enabled",
             )
         totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(route.targets)]
-        routed = call.replace(targets=route.targets, deadline=Deadline.after(max(totals)))
+        own = Deadline.after(max(totals))
+        deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
+        routed = call.replace(targets=route.targets, deadline=deadline)
         return await compose(route.chain, self._attempts)(routed)
 
     async def _models(self, call: Call) -> Reply:
-        _, _, asked = call.path.removeprefix("/v1").removeprefix("/models").partition("/")
+        asked = call.path.removeprefix("/v1").removeprefix("/models").strip("/")
         listed = await self.listed()
-        if not asked.strip("/"):
+        if not asked:
             entries = [_entry(name, owner) for name, owner in listed.items()]
             return Reply.plain({"object": "list", "data": entries})
         route = self.routes.for_model(asked)
@@ -197,7 +198,8 @@ class Catalogue:
         self._routes = routes
         self._upstreams = upstreams
         self._listings = listings
-        self._asked: dict[str, tuple[float, list[str]]] = {}
+        self._known: dict[str, list[str]] = {}
+        self._asked: dict[str, tuple[float, asyncio.Task[list[str]]]] = {}
 
     async def listed(self) -> dict[str, str]:
         """Every model's id, and the upstream that answers it first."""
@@ -208,23 +210,32 @@ class Catalogue:
         }
         offers = await asyncio.gather(*map(self._offers, self._upstreams.values()))
         for upstream, models in zip(self._upstreams, offers, strict=True):
-            found |= {f"{upstream}/{model}": upstream for model in models}
+            for model in models:
+                found.setdefault(f"{upstream}/{model}", upstream)
         return found
 
     async def _offers(self, upstream: Upstream) -> list[str]:
         if upstream.models or upstream.name not in self._listings:
             return list(upstream.models)
         now = asyncio.get_running_loop().time()
-        asked, models = self._asked.get(upstream.name, (-_ASKED_EVERY, []))
-        if now - asked >= _ASKED_EVERY:
-            self._asked[upstream.name] = (now, models)
-            try:
-                async with asyncio.timeout(_ASKED_FOR):
-                    models = await self._listings[upstream.name]()
-            except (CallError, TimeoutError) as error:
-                logger.warning("upstream %s does not list its models: %s", upstream.name, error)
-            self._asked[upstream.name] = (now, models)
-        return models
+        asked, work = self._asked.get(upstream.name, (-_ASKED_EVERY, None))
+        if work is None or now - asked >= _ASKED_EVERY:
+            work = asyncio.ensure_future(self._ask(upstream))
+            self._asked[upstream.name] = (now, work)
+        return await asyncio.shield(work)  # who leaves does not take the list from the others
+
+    async def _ask(self, upstream: Upstream) -> list[str]:
+        try:
+            async with asyncio.timeout(_ASKED_FOR):
+                listed = await self._listings[upstream.name]()
+        except (CallError, TimeoutError) as error:
+            if isinstance(error, UpstreamError):
+                error.scrub(upstream.secrets)
+            logger.warning("upstream %s does not list its models: %r", upstream.name, str(error))
+        else:
+            named = [model for model in listed if model.isprintable()]
+            self._known[upstream.name] = named[:_MOST_LISTED]
+        return self._known.get(upstream.name, [])
 
 
 _STARTED = int(time.time())
@@ -235,7 +246,14 @@ def _entry(name: str, owner: str) -> dict[str, object]:
 
 
 def _glob(key: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, key.split("*"))), re.DOTALL)
+    """`*` stands for any text. Each piece is taken where it first fits, which is enough, and keeps
+    the search linear whatever a client sends (atomic groups, so nothing is tried twice)."""
+    first, *pieces = map(re.escape, key.split("*"))
+    if not pieces:
+        return re.compile(first)
+    *middle, last = pieces
+    between = "".join(f"(?>.*?{piece})" for piece in middle)
+    return re.compile(f"{first}{between}.*{last}", re.DOTALL)
 
 
 def _match(patterns: list[tuple[re.Pattern[str], Route]], text: str) -> Route | None:

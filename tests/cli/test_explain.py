@@ -30,7 +30,7 @@ upstreams:
     forwarder: {{openai: {{base_url: https://eu.example.com/v1, api_key: "${{KEY:-sk-CANARY-1}}"}}}}
     labels: {{region: eu}}
     models: {{gpt-4o: prod-4o-eu}}
-    plugins: [retry: {{attempts: 2}}, transform: {{set: {{user: headrace}}}}]
+    plugins: [retry: {{attempts: 3}}, transform: {{set: {{user: headrace}}}}]
   openai: {{forwarder: openai, enabled: "${{OPENAI_API_KEY:+true}}"}}
   local: {{forwarder: {{ollama: {{base_url: http://ollama:11434}}}}, ask_usage: false}}
   here: mock
@@ -116,7 +116,7 @@ routes, the first that fits
 
 upstreams
   azure-eu: openai {base_url: https://eu.example.com/v1, api_key: ***}
-    passes retry {attempts: 2}
+    passes retry {attempts: 3}
     passes transform {set: {user: headrace}}
     models gpt-4o (there prod-4o-eu)
     labels region: eu
@@ -153,8 +153,11 @@ def test_it_says_who_may_ask(here: Path, server: str, who: str) -> None:
 
 
 def test_a_model_is_followed_to_what_would_leave() -> None:
-    assert explained("--model", "gpt-4o").replace(__version__, "VERSION").startswith(
-        """\
+    assert (
+        explained("--model", "gpt-4o")
+        .replace(__version__, "VERSION")
+        .startswith(
+            """\
 POST /v1/chat/completions for gpt-4o takes the route gpt-*
   passes api_key {keys: [payments]}
   passes transform {default: {temperature: 0}}
@@ -165,7 +168,7 @@ POST /v1/chat/completions for gpt-4o takes the route gpt-*
       local/b
 
 1. azure-eu
-  passes retry {attempts: 2}
+  passes retry {attempts: 3}
   passes transform {set: {user: headrace}}
   POST https://eu.example.com/v1/chat/completions
   content-type: application/json
@@ -187,6 +190,7 @@ POST /v1/chat/completions for gpt-4o takes the route gpt-*
 
 2. local/a
 """
+        )
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -15,6 +18,7 @@ from headrace import ConfigError, Target, Targets, leaves
 from headrace.config.build import Plan, build
 from headrace.config.document import load, parse
 from headrace.config.problems import Problem
+from headrace.explain import Capture
 from headrace.registry import name_of
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -250,3 +254,32 @@ def test_a_problem_behind_an_alias_is_told_once() -> None:
         """)
 
     assert len(raised.value.problems) == 1
+
+
+NAMES = "server upstreams chains routes store chain observers middleware forwarder plugins models"
+WORDS = f"{NAMES} labels timeouts enabled targets weight a b a/m * /v1/x mock openai ollama azure"
+WRITTEN = (
+    f"{WORDS} api_key headers keys retry fallback race transform to connect 5s ${{KEY}} ${{X}}"
+)
+ANY: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from([*WRITTEN.split(), "", None, True, 0, -1, 1.5]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(WORDS.split()), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+SECTION = st.dictionaries(st.sampled_from(WORDS.split()), ANY, max_size=4) | ANY
+
+
+@settings(deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries(dict.fromkeys(("server", "upstreams", "chains", "routes"), SECTION)))
+def test_no_configuration_whatever_fails_but_with_its_problems(written: dict[str, Any]) -> None:
+    document = parse(json.dumps(written), "g.yaml", ENVIRON, unset_ok=True)
+
+    try:
+        build(document, through=Capture())
+    except ConfigError as error:
+        told = problems(error)
+        assert told
+        assert "CANARY" not in "".join(f"{problem}{problem.github()}" for problem in told)

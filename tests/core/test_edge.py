@@ -64,7 +64,7 @@ async def test_a_stream_arrives_event_by_event(served: Served) -> None:
     assert response.headers["cache-control"] == "no-cache"
     assert response.headers["x-accel-buffering"] == "no"
     assert [c for c in chunks if b'"hel"' in c or b'"lo"' in c] == chunks[1:3]
-    assert chunks[-2:] == [b"data: [DONE]\n\n", b""]
+    assert chunks[-1] == b"data: [DONE]\n\n"  # with the body's end, when all is free
 
 
 async def test_every_response_says_who_answered(served: Served) -> None:
@@ -203,7 +203,7 @@ async def test_an_upstreams_refusal_keeps_its_class(
 
 async def test_after_our_own_attempts_the_client_need_not_try_again() -> None:
     text = """
-        upstreams: {a: {forwarder: mock, plugins: [retry: {wait: 1ms}]}}
+        upstreams: {a: {forwarder: mock, plugins: [retry: {attempts: 3, wait: 1ms}]}}
         routes: {"*": a}
     """
     async with serving(text) as served:
@@ -263,6 +263,7 @@ async def test_bad_requests_are_told_what_is_wrong(
     served: Served, request_: dict[str, Any], status: int, code: str
 ) -> None:
     asked = {"method": "POST", "path": "/v1/chat/completions", **request_}
+    asked["headers"] = {"content-type": "application/json", **request_.get("headers", {})}
 
     response = await served.client.request(**asked)
     error = (await response.json())["error"]

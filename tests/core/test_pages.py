@@ -111,7 +111,7 @@ async def test_below_a_prefix_the_page_names_the_prefix() -> None:
     async with running() as client:
         response = await client.get("/llm/", root_path="/llm")
 
-        assert b'base_url="http://gateway.test/llm/v1"' in await response.read()
+        assert b'base_url="http://localhost/llm/v1"' in await response.read()
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz"])

@@ -232,7 +232,7 @@ def post(path: str, body: Any, *headers: str) -> bytes:
     """A whole request as it goes over the wire; the connection ends after its answer."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [
-        f"POST {path} HTTP/1.1", "host: gateway.test", "content-type: application/json",
+        f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json",
         f"content-length: {len(data)}", "connection: close", *headers,
     ]  # fmt: skip
     return "\r\n".join([*lines, "", ""]).encode() + data

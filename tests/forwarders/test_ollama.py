@@ -278,7 +278,7 @@ async def test_ollamas_own_client_is_passed_through(server: Loopback) -> None:
     running = gateway(CONFIGURED.format(url=server.url))
 
     async with running.lifespan():
-        client = ollama.AsyncClient(host="http://headrace", transport=httpx.ASGITransport(running))
+        client = ollama.AsyncClient(host="http://localhost", transport=httpx.ASGITransport(running))
         said = [ollama.Message(role="user", content="why?")]
 
         words = [part async for part in await client.chat("llama3.2", said, stream=True)]

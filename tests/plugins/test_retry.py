@@ -186,7 +186,7 @@ async def test_a_hint_that_is_none_does_not_count(
         async with limited.lifespan():
             answer = await Client(limited).chat()
 
-    assert len(server.requests) == 3
+    assert len(server.requests) == 2
     assert (answer.status, answer.headers.get("retry-after")) == (429, None)
 
 

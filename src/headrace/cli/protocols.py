@@ -16,8 +16,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_TIMEOUT = 10.0
 """Seconds from the first byte of a head, or from connecting, to its end."""
+HEAD_SIZE = 64 * 1024
+"""Bytes of a head that is not whole yet, beyond which it is not waited for."""
+MOST_TRAILERS = 100
+MOST_PIPELINED = 8
 WRITE_STALL = 60.0
 """Seconds that a client may read nothing while something is there to be read."""
+
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 
 if TYPE_CHECKING:
     Protocol = asyncio.Protocol
@@ -30,6 +39,7 @@ class _Bounded(Protocol):
 
     write_stall = WRITE_STALL
     _head_timer: asyncio.TimerHandle | None = None
+    _head_size = 0
     _stall_timer: asyncio.TimerHandle | None = None
 
     def head_is_due(self) -> bool:
@@ -46,8 +56,13 @@ class _Bounded(Protocol):
         super().data_received(data)
         if not self.head_is_due():
             self._stop_waiting()
+            return
+        transport: Any = self.transport  # type: ignore[attr-defined]
+        self._head_size += len(data)
+        if self._head_size > HEAD_SIZE:
+            transport.write(_TOO_LARGE)
+            transport.close()
         elif self._head_timer is None:
-            transport: Any = self.transport  # type: ignore[attr-defined]
             loop = asyncio.get_running_loop()
             self._head_timer = loop.call_later(HEAD_TIMEOUT, transport.abort)
 
@@ -71,6 +86,7 @@ class _Bounded(Protocol):
         super().connection_lost(exc)
 
     def _stop_waiting(self) -> None:
+        self._head_size = 0
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
@@ -104,19 +120,51 @@ def _best() -> type[_Bounded]:
         """The protocol on Node's parser."""
 
         _in_head = True
+        _trailers = 0
 
         def head_is_due(self) -> bool:
-            """The parser tells where a head begins and ends."""
-            return self._in_head
+            """The parser tells where a head begins and ends; between two calls one is due, too."""
+            cycle: Any = self.cycle
+            return self._in_head or cycle is None or cycle.response_complete
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            """A line of the head; one of a trailer is never taken for one (RFC 9110, 6.5.1)."""
+            if self._in_head:
+                super().on_header(name, value)
+                return
+            self._trailers += 1
+            if self._trailers > MOST_TRAILERS:
+                self.transport.abort()
 
         def on_message_begin(self) -> None:
             """A head begins."""
             self._in_head = True
+            self._trailers = 0
             super().on_message_begin()
 
         def on_headers_complete(self) -> None:
             """It is whole."""
             self._in_head = False
+            before: Any = self.cycle
             super().on_headers_complete()
+            if before and not before.response_complete:
+                self._waiting.append(before)
+                # Read on, or nobody notices that the client leaves while it waits for several.
+                self.flow.resume_reading()
+                if len(self._waiting) > MOST_PIPELINED:
+                    self.transport.abort()
+
+        def connection_made(self, transport: Any) -> None:
+            """One client, with one call at a time or several in a row."""
+            self._waiting: list[Any] = []
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            """Every call of this client is told, not only the last."""
+            super().connection_lost(exc)
+            self.pipeline.clear()
+            for cycle in self._waiting:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     return BoundedHttpTools

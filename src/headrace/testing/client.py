@@ -60,7 +60,7 @@ class Client:
         **scope: Any,
     ) -> Visit:
         """A request under way, for tests of what happens before its answer."""
-        sent = {"host": "gateway.test", **self.headers, **(headers or {})}
+        sent = {"host": "localhost", **self.headers, **(headers or {})}
         if json is not None:
             body = orjson.dumps(json)
             sent.setdefault("content-type", "application/json")

@@ -96,7 +96,8 @@ class PluginContract:
             call = call.replace(targets=given.targets, caller=given.caller, facts=given.facts)
             return await asking.ask(plugin, upstream=upstream, call=call)
 
-        client = Client(Edge(answer, name="contract"), headers=dict(given.headers))
+        headers = {"content-type": "application/json", **dict(given.headers)}
+        client = Client(Edge(answer, name="contract"), headers=headers)
         return client.ask(given.method, given.path, body=given.body)
 
     # The call
