@@ -46,7 +46,13 @@ if TYPE_CHECKING:
     from headrace.forwarder import Forwarder, Found
     from headrace.framing import NDJSON, SSE, Frame, sse
     from headrace.gateway import Gateway
-    from headrace.http_exchange import exchange, fetch_json, read_all
+    from headrace.http_exchange import (
+        check_base_url,
+        check_headers,
+        exchange,
+        fetch_json,
+        read_all,
+    )
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.record import Attempt, Observer, Record, Usage
     from headrace.registry import translation
@@ -68,7 +74,9 @@ _HOMES = {
         *("MethodNotAllowed", "NotFound", "Overloaded", "RateLimited", "TimedOut"),
         *("Unauthorized", "Unsupported", "UpstreamError"),
     ],
-    "http_exchange": ["exchange", "fetch_json", "read_all"],
+    "http_exchange": [
+        *("check_base_url", "check_headers", "exchange", "fetch_json", "read_all"),
+    ],
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
@@ -136,6 +144,8 @@ __all__ = [
     "Usage",
     "__version__",
     "bearer",
+    "check_base_url",
+    "check_headers",
     "compose",
     "exchange",
     "fetch_json",

@@ -222,7 +222,7 @@ class UpstreamError(CallError):
         """The same failure, not to be tried again anywhere."""
         return UpstreamError(
             self.message,
-            code=self.code or "upstream_error",
+            code=self.code or "attempts_used_up",
             status=self.status,
             type=self.type,
             param=self.param,

@@ -68,8 +68,7 @@ def outline(plan: Plan) -> dict[str, Any]:
         "server": {name: server[name] for name in server if name not in _ELSEWHERE},
         "who_may_ask": _who(plan),
         "middleware": [
-            {f"{kind.__module__}:{kind.__qualname__}": shown.plain(options)}
-            for kind, options in plan.middleware
+            {_import_path(kind): shown.plain(options)} for kind, options in plan.middleware
         ],
         "chain": shown.parts("plugins", plan.chain),
         "attempts": plan.server.attempts,
@@ -92,17 +91,17 @@ async def request_of(
     """The route of one request, its plugins, and what would be sent to each of its targets."""
     shown = _Shown(plan)
     told: dict[str, Any] = {"method": method, "path": path, "asked": None, "route": None}
+    routes = Routes(plan.routes, plan.upstreams)
     try:
         call = _call(method, path, model, body)
-        route = Routes(plan.routes, plan.upstreams).exact_path(path)
-        if route or call.operation == PASSTHROUGH:
+        if call.operation == PASSTHROUGH or routes.exact_path(path):
             call = call.replace(operation=PASSTHROUGH)
-            route = route or Routes(plan.routes, plan.upstreams).for_path(path)
+            route = routes.for_path(path)
         elif call.operation == "models":
             return {**told, "refused": "the gateway itself answers this, with its list of models"}
         else:
             told["asked"] = OPENAI.asked(call)
-            route = Routes(plan.routes, plan.upstreams).for_model(told["asked"])
+            route = routes.for_model(told["asked"])
     except CallError as error:
         return {**told, "refused": f"the client gets a {error.status}: {error.message}"}
     if route is None:
@@ -121,6 +120,11 @@ async def request_of(
     }
 
 
+def _import_path(kind: Any) -> str:
+    """The import path of a middleware, which may be a function, or made by one."""
+    return f"{kind.__module__}:{getattr(kind, '__qualname__', type(kind).__qualname__)}"
+
+
 def _who(plan: Plan) -> list[str] | str:
     """The plugins that ask who is asking; without one, whom the gateway lets in."""
     found = [name_of("plugins", p) for p in plan.chain if getattr(p, "authenticates", False)]
@@ -128,9 +132,9 @@ def _who(plan: Plan) -> list[str] | str:
 
 
 def _call(method: str, path: str, model: str | None, body: bytes | None) -> Call:
-    if body is None and method == "POST":
-        said = {"role": "user", "content": "Say hello."}
-        body = orjson.dumps({"model": model, "messages": [said]})
+    operation = OPENAI.operation(method, path) or PASSTHROUGH
+    if body is None and model:
+        body = orjson.dumps({"model": model, **_SAMPLES.get(operation, {})})
     record = Record(id="explained", method=method, path=path)
     call = Call(
         id=record.id,
@@ -140,12 +144,20 @@ def _call(method: str, path: str, model: str | None, body: bytes | None) -> Call
         headers=Headers({"content-type": "application/json"} if body else {}),
         body=body or b"",
         dialect=OPENAI,
-        operation=OPENAI.operation(method, path) or PASSTHROUGH,
+        operation=operation,
         caller=Caller("somebody"),
         deadline=Deadline.after(60),
         record=record,
     )
     return call.edit(model=model) if model and call.members.get("model") != model else call
+
+
+_SAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "chat": {"messages": [{"role": "user", "content": "Say hello."}]},
+    "completion": {"prompt": "Say hello."},
+    "embedding": {"input": "Say hello."},
+}
+"""What is asked where only a model is given, by the operation of the path."""
 
 
 async def _sent(
@@ -244,23 +256,38 @@ class _Shown:
             case int() | float() if type(value) in (int, float):
                 return value
             case _:
-                return mask(self.text(str(value)))
+                text = str(value)
+                return "***" if text in self._secrets else mask(self.text(text))
 
     def text(self, text: str) -> str:
         """Text in which secrets may stand."""
         for secret in self._secrets:
-            if len(secret) >= _SHORT or text == secret:
+            if len(secret) >= _SHORT:
                 text = text.replace(secret, "***")
         return text
 
     def request(self, request: Request) -> dict[str, Any]:
         """What would be sent, its body as JSON where it is."""
-        body: Any = self.text(request.body.decode("utf-8", "replace"))
+        body: Any = request.body.decode("utf-8", "replace")
         with suppress(orjson.JSONDecodeError):
-            body = orjson.loads(body)
-        headers = {name: self._header(name, value) for name, value in request.headers}
-        url = mask(self.text(request.url))
-        return {"method": request.method, "url": url, "headers": headers, "body": body}
+            body = orjson.loads(request.body)
+        return {
+            "method": request.method,
+            "url": mask(self.text(request.url)),
+            "headers": {name: self._header(name, value) for name, value in request.headers},
+            "body": self._body(body),
+        }
+
+    def _body(self, value: Any) -> Any:
+        match value:
+            case dict():
+                return {self.text(key): self._body(inner) for key, inner in value.items()}
+            case list():
+                return [self._body(inner) for inner in value]
+            case str():
+                return self.text(value)
+            case _:
+                return value
 
     def _header(self, name: str, value: str) -> str:
         if not looks_secret(name):

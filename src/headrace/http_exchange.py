@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ _SENT = {
 # Retry-After is not among them: what of it is usable goes with the error, see `retry_after`.
 _RETURNED = {"content-type"}
 _RETURNED_PREFIXES = ("openai-", "x-ratelimit-")
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ERROR_BODY = 64 * 1024
 _AT_ONCE = 32
 _LONGEST_HEADER = 1024
@@ -157,6 +159,29 @@ async def read_all(response: Response, limit: int) -> bytes:
             )
         pieces.append(chunk)
     return b"".join(pieces)
+
+
+def check_base_url(url: str) -> str:
+    """A base URL without its last slash. Raises `ValueError`, which never shows what is in it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
+        raise ValueError("base_url must be http:// or https://, a host, and a port up to 65535")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("base_url has no user, no '?' and no '#'; a key belongs in api_key")
+    return url.rstrip("/")
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise `ValueError` for a name or a value that no HTTP header can have (RFC 9110, 5.5)."""
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if not value.isprintable() or not value.isascii():
+            raise ValueError(f"the value of {name!r} has characters that no header can have")
 
 
 async def fetch_json(

@@ -249,6 +249,17 @@ def test_a_request_that_is_wrong_is_told_what_its_client_would_be(
     assert refusal in explained("--request", "request.json")
 
 
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [("/v1/embeddings", "input"), ("/v1/completions", "prompt"), ("/chat/completions", "messages")],
+)
+def test_a_model_is_asked_what_its_path_is_for(path: str, member: str) -> None:
+    (first, *_) = told("--model", "gpt-4o", "--path", path)["requests"]
+
+    assert first["url"].endswith(path.removeprefix("/v1"))
+    assert member in first["body"]
+
+
 def test_a_model_without_a_route_gets_a_404(here: Path) -> None:
     (here / "gateway.yaml").write_text("upstreams: {a: mock}\nroutes: {x: a}")
 
@@ -348,7 +359,7 @@ upstreams:
   key: {forwarder: {openai: {api_key: "${KEY}"}}}
   literal: {forwarder: {openai: {api_key: CANARY-b}}}
   file: {forwarder: {openai: {api_key: "${file:key}", headers: {x-file: "${file:key}"}}}}
-  url: {forwarder: {openai: {base_url: "https://ann:CANARY-c@host/v1?api_key=CANARY-d"}}}
+  url: {forwarder: {openai: {base_url: "https://host/${KEY}/v1"}}}
   headers:
     forwarder: {openai: {headers: {x-api-key: CANARY-e, x-any: "${KEY}", cookie: CANARY-f}}}
   ollama: {forwarder: {ollama: {api_key: "${KEY}", headers: {authorization: Basic CANARY-g}}}}

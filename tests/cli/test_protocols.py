@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import uvicorn
@@ -25,8 +26,8 @@ async def app(scope: object, receive: object, send: uvicorn._types.ASGISendCalla
 
 
 @asynccontextmanager
-async def connected(protocol: type[asyncio.Protocol]) -> AsyncIterator[Streams]:
-    config = uvicorn.Config(app, lifespan="off", log_config=None)
+async def connected(protocol: type[asyncio.Protocol], served: Any = app) -> AsyncIterator[Streams]:
+    config = uvicorn.Config(served, lifespan="off", log_config=None)
     config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -97,3 +98,49 @@ async def test_who_asks_in_time_is_answered_again_and_again(
             assert b"204" in await reader.readuntil(b"\r\n\r\n")
             clock.advance(4)
             await settled()
+
+
+@PROTOCOLS
+async def test_a_head_without_end_is_refused(protocol: type[asyncio.Protocol]) -> None:
+    async with connected(protocol) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n")
+        for _ in range(12):
+            writer.write(b"".join(b"x-%d: %b\r\n" % (n, b"a" * 1000) for n in range(10)))
+            await settled()
+
+        with suppress(ConnectionError):  # cut off is as good
+            assert b" 4" in await reader.readline()
+
+
+async def test_trailers_are_never_taken_for_headers() -> None:
+    seen: list[object] = []
+
+    async def keeping(scope: dict[str, object], receive: object, send: object) -> None:
+        seen.append(scope["headers"])
+        await app(scope, receive, send)  # type: ignore[arg-type]
+
+    async with connected(bounded(), keeping) as (reader, writer):
+        writer.write(
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"1\r\nx\r\n0\r\nauthorization: Bearer k\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+
+    assert b"authorization" not in dict(seen[0])  # type: ignore[call-overload]
+
+
+async def test_a_client_that_leaves_with_calls_in_line_is_gone_for_all_of_them() -> None:
+    told = asyncio.Event()
+
+    async def waiting(scope: object, receive: object, send: object) -> None:
+        while (await receive())["type"] != "http.disconnect":  # type: ignore[operator]
+            pass
+        told.set()
+
+    async with connected(bounded(), waiting) as (_, writer):
+        writer.write(REQUEST + REQUEST)
+        await settled()
+        writer.close()
+
+        async with asyncio.timeout(1):
+            await told.wait()

@@ -39,6 +39,18 @@ def test_what_two_parsers_may_read_differently_is_refused(body: bytes, said: str
         read(body)
 
 
+def test_many_members_with_one_twice_are_refused_as_soon_as_others() -> None:
+    members = b",".join(b'"%d":0' % number for number in range(100_000))
+
+    with pytest.raises(BadRequest, match="'z' stands twice"):
+        read(b'{%b,"z":1,"z":2}' % members)  # counting each name again would take minutes
+
+
+def test_more_lists_than_can_be_read_in_time_are_refused() -> None:
+    with pytest.raises(BadRequest, match="more than 100,000 lists and objects"):
+        read(b"[" + b"[]," * 100_000 + b"0]")
+
+
 def test_sixty_four_levels_are_read() -> None:
     assert read(b"[" * 64 + b"]" * 64)
 

@@ -120,3 +120,28 @@ async def test_a_failure_goes_through_as_it_is() -> None:
         await ask(Noting("a", []), upstream=upstream, call=call())
 
     assert caught.value.code == "connect_failed"
+
+
+async def test_a_cancellation_while_losers_are_closed_closes_the_winner_too() -> None:
+    upstream, slow = Upstream(), asyncio.Event()
+    closing = asyncio.Event()
+
+    class Slow:
+        async def __call__(self, call: Call, call_next: Next) -> Reply:
+            loser = await call_next(call)
+
+            async def wait(error: BaseException | None) -> None:
+                closing.set()
+                await slow.wait()
+
+            loser.on_close(wait)
+            return await call_next(call)
+
+    asking = asyncio.ensure_future(ask(Slow(), upstream=upstream, call=call()))
+    await closing.wait()
+    asking.cancel()
+    slow.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (upstream.open, upstream.closed) == (0, 2)

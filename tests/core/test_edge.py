@@ -446,3 +446,136 @@ async def test_many_calls_leave_nothing_behind(served: Served) -> None:
     assert served.upstream.open == 0
     assert served.gateway.edge.serving == 0
     assert len(served.records) == 200
+
+
+async def test_the_end_mark_comes_when_everything_is_free(served: Served) -> None:
+    response = await served.client.chat(stream=True)
+
+    async for chunk in response.chunks():
+        if b"[DONE]" in chunk:
+            assert served.upstream.open == 0
+            return
+    pytest.fail("the stream had no end mark")
+
+
+async def test_a_plugin_that_cannot_reach_its_server_is_a_fault_of_ours(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(upstream: Upstream, call: Call) -> Reply:
+        raise ConnectionRefusedError("a store is down")
+
+    served.upstream.script(refused)
+
+    response = await served.client.chat()
+
+    assert response.status == 500
+    assert (await response.json())["error"]["type"] == "internal_error"
+    assert "a store is down" in caplog.text
+    assert served.records[0].outcome == "failed"
+
+
+async def test_middleware_that_works_on_after_the_end_changes_no_outcome() -> None:
+    async with serving() as served:
+
+        async def lingering(scope: Any, receive: Any, send: Any) -> None:
+            async def slow(message: Any) -> None:
+                await send(message)
+                if message.get("more_body") is False:
+                    await settled()
+
+            await served.gateway(scope, receive, slow)
+
+        response = await Client(lingering).chat()
+        await response.read()
+
+        assert served.records[0].outcome == "ok"
+
+
+async def test_a_host_that_fails_to_tell_its_user_is_answered_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(caller=lambda scope: scope["user"], open=False) as served:
+        response = await served.client.chat()
+
+        assert response.status == 500
+        await response.read()
+        assert (served.records[0].status, served.records[0].outcome) == (500, "failed")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.7", "[::2]:80"])
+async def test_an_open_gateway_answers_for_this_machine_alone(served: Served, host: str) -> None:
+    response = await served.client.get("/v1/models", headers={"host": host})
+
+    assert response.status == 403
+    assert (await response.json())["error"]["code"] == "foreign_host"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8080", "127.0.0.1:80", "[::1]:80", "[::1]"]
+)
+async def test_this_machine_has_many_names(served: Served, host: str) -> None:
+    assert (await served.client.get("/v1/models", headers={"host": host})).status == 200
+
+
+async def test_a_gateway_that_is_meant_to_be_open_answers_for_any_name() -> None:
+    text = "server: {auth: none}\nupstreams: {a: mock}\nroutes: {'*': a}"
+    async with serving(text) as served:
+        response = await served.client.get("/v1/models", headers={"host": "ai.example"})
+
+    assert response.status == 200
+
+
+async def test_a_body_without_a_type_is_not_taken_for_json(served: Served) -> None:
+    response = await served.client.post("/v1/chat/completions", body=b'{"model": "m"}')
+
+    assert response.status == 415
+    assert "found none" in (await response.json())["error"]["message"]
+
+
+async def test_a_page_of_another_site_reaches_no_path_that_is_passed_through() -> None:
+    text = "upstreams: {a: mock}\nroutes: {'/v1/files*': a}"
+    async with serving(text) as served:
+        foreign = {"sec-fetch-site": "cross-site", "content-type": "text/plain"}
+        simple = await served.client.post("/v1/files", body=b"{}", headers=foreign)
+        asked_before = await served.client.post(
+            "/v1/files", body=b"{}", headers={**foreign, "authorization": "Bearer k"}
+        )
+
+    assert (simple.status, asked_before.status) == (403, 200)
+
+
+async def test_of_several_upstreams_the_one_that_is_free_first_says_when_to_come_back() -> None:
+    text = """
+        upstreams: {a: mock, b: mock}
+        routes: {"*": {chain: [fallback], targets: [a, b]}}
+    """
+    async with serving(text) as served:
+        served.upstream.script(refuses(429, retry_after=2), refuses(429, retry_after=30))
+
+        response = await served.client.chat()
+
+    assert int(response.headers["retry-after"]) == 2
+    assert response.headers["x-should-retry"] == "false"
+
+
+async def test_who_leaves_while_models_are_listed_takes_them_from_nobody() -> None:
+    release = asyncio.Event()
+
+    class Listing(Upstream):
+        async def models(self) -> list[str]:
+            await release.wait()
+            return ["one"]
+
+    made = gateway("upstreams: {a: mock}", upstream=Listing())
+    async with made.lifespan():
+        leaver = Client(made).ask("GET", "/v1/models")
+        stayer = Client(made).ask("GET", "/v1/models")
+        await settled()
+        leaver.leave()
+        await leaver.task
+        release.set()
+
+        await stayer.start()
+        body = b"".join([chunk async for chunk in stayer.chunks()])
+
+    assert [model["id"] for model in orjson.loads(body)["data"]] == ["a/one"]

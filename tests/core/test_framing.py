@@ -146,3 +146,13 @@ def test_an_event_written_is_the_event_read() -> None:
     (frame,) = SSE(LIMIT).feed(sse(b"one\ntwo", "news"))
 
     assert (frame.data, frame.name) == (b"one\ntwo", "news")
+
+
+def test_a_stream_of_line_ends_is_looked_at_once() -> None:
+    reading = SSE(LIMIT)
+
+    for _ in range(LIMIT // 200):
+        assert reading.feed(b"\n" * 100) == []
+        assert reading._blank == len(reading._buffer)
+
+    assert carried(reading.feed(b"data: a\n\n")) == [(b"a", None)]

@@ -69,6 +69,8 @@ PUBLIC = [
     "Usage",
     "__version__",
     "bearer",
+    "check_base_url",
+    "check_headers",
     "compose",
     "exchange",
     "fetch_json",

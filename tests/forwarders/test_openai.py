@@ -125,9 +125,11 @@ async def test_without_a_key_none_is_sent(server: Loopback, transport: Transport
     assert asked.header("authorization") is None
 
 
-@pytest.mark.parametrize("url", ["api.openai.com/v1", "", "ftp://127.0.0.1", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url", ["api.openai.com/v1", "", "ftp://127.0.0.1", "http://h:99999", "http://h:p"]
+)
 def test_an_address_that_is_none_is_a_mistake(url: str) -> None:
-    with pytest.raises(ValueError, match="base_url must begin with http:// or https://"):
+    with pytest.raises(ValueError, match="base_url must be http:// or https://"):
         OpenAI(base_url=url)
 
 
@@ -176,9 +178,23 @@ async def test_it_finds_the_services_whose_keys_are_there() -> None:
     assert "sk" not in str(found[0].options.values())
 
 
+def test_an_address_holds_no_secret() -> None:
+    with pytest.raises(ValueError, match="a key belongs in api_key") as raised:
+        OpenAI(base_url="https://ann:canary@127.0.0.1/v1")
+
+    assert "canary" not in str(raised.value)
+
+
+def test_a_key_of_two_lines_is_found_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match="characters that no header can have") as raised:
+        OpenAI(api_key=Secret("canary\nline"))
+
+    assert "canary" not in str(raised.value)
+
+
 async def test_openai_may_be_somewhere_else() -> None:
     environ = {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": "http://127.0.0.1:8000/v1"}
 
     [found] = await OpenAI.find(environ)
 
-    assert found.options["base_url"] == "http://127.0.0.1:8000/v1"
+    assert found.options["base_url"] == "${OPENAI_BASE_URL}"

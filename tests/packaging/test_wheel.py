@@ -106,6 +106,6 @@ def test_it_serves_without_a_file_and_says_that_it_is_a_mock(
         process.communicate(timeout=10)
 
     text = "".join(said)
-    assert "found mock: says that it is a mock" in text
+    assert "mock: says that it is a mock" in text
     assert "runs on asyncio, h11, httpx2" in text
     assert process.returncode == 0

@@ -16,6 +16,8 @@ from headrace import (
     Secret,
     Transport,
     UpstreamError,
+    check_base_url,
+    check_headers,
     exchange,
     fetch_json,
 )
@@ -49,9 +51,8 @@ class Ollama:
     }
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("base_url must begin with http:// or https://")
-        self.base_url = self.base_url.rstrip("/").removesuffix("/v1").rstrip("/")
+        self.base_url = check_base_url(self.base_url).removesuffix("/v1").rstrip("/")
+        check_headers(self._own_headers())
 
     async def __call__(self, call: Call) -> Reply:
         """Send the call to the path it is for; without the change of dialect, to `/v1`."""

@@ -13,6 +13,8 @@ from headrace import (
     Secret,
     Transport,
     UpstreamError,
+    check_base_url,
+    check_headers,
     exchange,
     fetch_json,
 )
@@ -51,9 +53,8 @@ class OpenAI:
     transport: Transport = field(default_factory=Transport.of_server)
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError("base_url must begin with http:// or https://")
-        self.base_url = self.base_url.rstrip("/")
+        self.base_url = check_base_url(self.base_url)
+        check_headers(self._own_headers())
 
     async def __call__(self, call: Call) -> Reply:
         """Send the call to the path of its operation, or to the client's own path."""
@@ -87,7 +88,7 @@ class OpenAI:
             if not environ.get(variable):
                 continue
             if name == "openai":
-                base_url = environ.get("OPENAI_BASE_URL") or base_url
+                base_url = "${OPENAI_BASE_URL}" if environ.get("OPENAI_BASE_URL") else base_url
             options = {"base_url": base_url, "api_key": f"${{{variable}}}"}
             found.append(Found(name=name, says=f"{variable} is set", options=options, rank=rank))
         return found

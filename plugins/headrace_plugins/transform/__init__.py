@@ -15,6 +15,7 @@ from headrace import (
     Outgoing,
     Reply,
     Translation,
+    check_headers,
     translation,
 )
 
@@ -46,6 +47,8 @@ class Transform:
         return self.to is not None
 
     def __post_init__(self) -> None:
+        check_headers(self.headers)
+        check_headers(self.reply_headers)
         self._translation: Translation | None = None
         if self.to and self.to != OPENAI.name:
             try:

@@ -71,7 +71,9 @@ def _wrapping(parts: Parts, path: Path, value: Any) -> tuple[Any, Mapping[str, A
         kind = getattr(import_module(module), name)
     except Exception as error:  # noqa: BLE001 - importing it runs a stranger's code
         said = "" if path in parts.document.expanded else f": {error}"
-        parts.problem(path, f"the middleware {shown} cannot be imported{said}")
+        absent = isinstance(error, ModuleNotFoundError)
+        hint = "; install its package, or put its folder on PYTHONPATH" if absent else ""
+        parts.problem(path, f"the middleware {shown} cannot be imported{said}{hint}")
         return None
     try:
         signature(kind).bind(None, **found.options)

@@ -68,9 +68,9 @@ def build(
 ) -> Plan:
     """The plan a document describes. Raises `ConfigError` with every problem it has.
 
-    Forwarders ask `through` a transport of their own if one is given, else the best there is; what
-    is shared is kept in `keep` if that is given, else where the document says. Of a document with
-    values left unset, problems are found, but nobody can be asked by its plan.
+    Forwarders ask `through` a transport of their own if one is given, else the best there is;
+    plugins share what they keep in `keep` if that is given, else where the document says. Of a
+    document with values left unset, problems are found, but nobody can be asked by its plan.
     """
     parts = Parts(document)
     sections = _sections(parts)
@@ -79,7 +79,7 @@ def build(
     with_transport = transport.being_built.set(asked)
     with_store = store.being_built.set(keep or kept)
     try:
-        plan = _Builder(parts, sections).plan(keep or kept, asked)
+        plan = _Builder(parts, sections).plan(kept, asked)
     finally:
         store.being_built.reset(with_store)
         transport.being_built.reset(with_transport)
@@ -169,11 +169,8 @@ class _Builder:
         """Whether an upstream is disabled; asked first, for of such a one less is judged."""
         if not isinstance(value, dict) or "enabled" not in value:
             return False
-        where = (*path, "enabled")
-        return self.parts.check(Switch, where, value["enabled"], f"{what}: enabled") in (
-            None,
-            False,
-        )
+        found = self.parts.check(Switch, (*path, "enabled"), value["enabled"], f"{what}: enabled")
+        return found is None or found is False
 
     def _forwarder(self, path: Path, around: Any) -> Any:
         """The forwarder of an upstream, or None; made even where something else is wrong there."""
@@ -187,7 +184,8 @@ class _Builder:
             ((name, options),) = value.items()
             kind = self.parts.kind("plugins", path, name, repr(name))
             if kind and not any(type(plugin) is kind for plugin in own):
-                yield kind(**options)
+                brought = self.parts.fill(kind, path, options, f"{name}, which comes with it")
+                yield from (brought,) if brought else ()
 
     # Who is asked, and how
 
