@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from headrace.cli.address import check_guarded
-from headrace.config.build import build
 from headrace.config.document import load
 from headrace.config.problems import Problem
 from headrace.errors import ConfigError
+from headrace.explain import plan_of
 
 
 @click.command("check")
@@ -30,7 +30,7 @@ def command(file: Path, unset_ok: bool, form: str) -> None:
     """Say every problem of FILE, and nothing else. The exit status is 1 if there is one."""
     try:
         document = load(file, os.environ, unset_ok=unset_ok)
-        plan = build(document)
+        plan = plan_of(document)
         check_guarded(plan, plan.server.host, document.place(("server", "host")))
     except ConfigError as error:
         if form == "text":
