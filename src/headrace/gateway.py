@@ -214,9 +214,9 @@ class Gateway:
 
 
 _UNGUARDED = (
-    "nobody is asked for a key: no plugin in 'server: {chain: [...]}' authenticates. Add one, such "
-    "as api_key; or write 'server: {auth: none}' to let in everybody who reaches the port; or run "
-    "'headrace serve' on a loopback address"
+    "nobody is asked for a key: no plugin in 'server: {chain: [...]}' authenticates. Add one "
+    "('headrace plugins' lists them); or write 'server: {auth: none}' to let in everybody who "
+    "reaches the port; or run 'headrace serve' on a loopback address"
 )
 
 

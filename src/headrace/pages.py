@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ def home(base_url: str, models: Iterable[tuple[str, str]], *, closed: bool) -> P
     `models` are names and who answers them; a gateway that wants keys (`closed`) tells none.
     """
     listed = list(models)
-    example = html.escape(listed[0][0]) if listed and not closed else "MODEL"
+    plain = [name for name, _ in listed if re.fullmatch(r"[\w./:@-]+", name)]  # fits in quotes
+    example = plain[0] if plain and not closed else "MODEL"
     url = html.escape(base_url)
     key = "YOUR_KEY" if closed else "none-needed"
     rows = "".join(

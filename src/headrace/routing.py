@@ -160,7 +160,7 @@ class Router:
         folded = {name.casefold(): name for name in listed}
         near = difflib.get_close_matches(asked.casefold(), folded, n=5, cutoff=0.4) or folded
         known = ", ".join(folded[name] for name in list(near)[:5])
-        hint = f"did you mean one of: {known}?" if known else "no model is configured here"
+        hint = f"did you mean one of: {known}?" if known else "none is configured."
         return NotFound(
             f"the model {asked!r} does not exist here; {hint} GET /v1/models lists all",
             code="model_not_found",
