@@ -20,6 +20,7 @@ MOST_CONTAINERS = 100_000
 MOST_VALUES = 2_000_000
 """Values of one body, such as the numbers of a list of tokens."""
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SHOWN = 64
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
@@ -51,7 +52,8 @@ def read(body: bytes) -> Any:
     """The value of a JSON text in UTF-8. Raises `BadRequest`, saying what is wrong and where."""
     try:
         text = body.decode()
-        _check_size(text)
+        if crowded(text):
+            raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects, or too many values")
         value, end = _decoder.raw_decode(text, _space(text, 0))
         if (end := _space(text, end)) != len(text):
             raise ValueError(f"more text after the JSON value, at character {end}")
@@ -136,11 +138,16 @@ def _space(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-def _check_size(text: str) -> None:
-    """Raise `ValueError` for more values than can be read while others wait."""
+def crowded(text: str, *, values: float = MOST_VALUES) -> bool:
+    """Whether a JSON text holds more lists, objects or values than are read while others wait."""
+    if not _over(text, values):
+        return False
+    return _over(_STRING.sub("", text), values)  # what stands in texts is no list and no object
+
+
+def _over(text: str, values: float) -> bool:
     containers = text.count("[") + text.count("{")
-    if containers > MOST_CONTAINERS or containers + text.count(",") > MOST_VALUES:
-        raise ValueError(f"more than {MOST_CONTAINERS:,} lists and objects, or too many values")
+    return containers > MOST_CONTAINERS or containers + text.count(",") > values
 
 
 def _check_depth(text: str, value: Any) -> None:

@@ -122,7 +122,6 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         self._dialect: Dialect = OPENAI
         self._started = False
-        self._read_whole = False
         self._work: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._why: CallError | None = None
@@ -215,7 +214,6 @@ class _Exchange:
             raise BadRequest(
                 f"the request's body did not arrive within {bounds.read:g} s", code="body_timeout"
             ) from None
-        self._read_whole = True
         record.caller = self._host_caller()
         marked = [(k, v) for k, v in self._headers.raw if k != b"cdn-loop"]
         marked.append((b"cdn-loop", f"{passed}, {self._edge.name}".lstrip(", ").encode("latin-1")))
@@ -343,8 +341,6 @@ class _Exchange:
             media = error.headers.get("content-type", media)
         headers = {**error.headers, **hints(error, self.record)}
         headers |= {"content-type": media, "content-length": str(len(body))}
-        if not self._read_whole:
-            headers["connection"] = "close"  # what else comes of the request is not waited for
         self.record.close("failed" if error.status >= 500 or self.record.attempts else "refused")
         await self._start(error.status, headers)
         await self._finish(body if self.record.method != "HEAD" else b"")

@@ -159,8 +159,6 @@ class Gateway:
             return
         headers = [(name.encode(), value.encode()) for name, value in page.headers.items()]
         headers.append((b"content-length", str(len(page.body)).encode()))
-        if any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
-            headers.append((b"connection", b"close"))  # a body that nobody reads
         await send({"type": "http.response.start", "status": page.status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else page.body
         await send({"type": "http.response.body", "body": body})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 
+from headrace.body import crowded
 from headrace.call import PASSTHROUGH, Call, Timeouts
 from headrace.errors import UpstreamError
 from headrace.record import Usage
@@ -13,7 +14,6 @@ from headrace.reply import Event, Reply
 _MOST_HELD = 256
 _CHARACTERS_PER_TOKEN = 4
 _LEAST_PATIENCE = 1.0
-_MOST_CONTAINERS = 1_000_000
 
 
 class Reading:
@@ -62,9 +62,9 @@ class Plain(Reading):
     async def first(self, events: AsyncIterator[Event]) -> list[Event]:
         """The answer, checked."""
         event = await anext(events, None) or Event(b"")
-        if event.raw.count(b"[") + event.raw.count(b"{") > _MOST_CONTAINERS:
+        if crowded(event.raw.decode("latin-1"), values=math.inf):  # embeddings are many numbers
             raise UpstreamError(
-                f"the upstream's answer holds more than {_MOST_CONTAINERS:,} lists and objects",
+                "the upstream's answer holds more values than can be read",
                 code="upstream_too_large",
             )
         self.note(event)

@@ -51,6 +51,10 @@ def test_more_lists_than_can_be_read_in_time_are_refused() -> None:
         read(b"[" + b"[]," * 100_000 + b"0]")
 
 
+def test_a_text_full_of_brackets_is_a_text() -> None:
+    assert read(b'{"a": "%b\\""}' % (b"[{,\\\\" * 300_000))["a"].startswith("[{,")
+
+
 def test_sixty_four_levels_are_read() -> None:
     assert read(b"[" * 64 + b"]" * 64)
 

@@ -46,6 +46,10 @@ class _Bounded(Protocol):
         """Whether a head has begun, or must begin, and is not whole yet."""
         raise NotImplementedError
 
+    def in_head(self) -> bool:
+        """Whether a head has begun and is not whole yet."""
+        return self.head_is_due()
+
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first head."""
         super().connection_made(transport)
@@ -58,7 +62,8 @@ class _Bounded(Protocol):
             self._stop_waiting()
             return
         transport: Any = self.transport  # type: ignore[attr-defined]
-        self._head_size += len(data)
+        # What still comes of a body that was refused is no head, and is let run out.
+        self._head_size += len(data) if self.in_head() else 0
         if self._head_size > HEAD_SIZE:
             transport.write(_TOO_LARGE)
             transport.close()
@@ -126,6 +131,10 @@ def _best() -> type[_Bounded]:
             """The parser tells where a head begins and ends; between two calls one is due, too."""
             cycle: Any = self.cycle
             return self._in_head or cycle is None or cycle.response_complete
+
+        def in_head(self) -> bool:
+            """Between a head's begin and its end."""
+            return self._in_head
 
         def on_header(self, name: bytes, value: bytes) -> None:
             """A line of the head; one of a trailer is never taken for one (RFC 9110, 6.5.1)."""
