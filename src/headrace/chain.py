@@ -49,7 +49,7 @@ def _link(plugin: Plugin, forward: Next) -> Next:
             return reply
 
         try:
-            kept = await plugin(call, call_next)
+            kept = _checked(plugin, await plugin(call, call_next))
         except BaseException as error:
             over = True
             await _close(asked, error)
@@ -64,6 +64,15 @@ def _link(plugin: Plugin, forward: Next) -> Next:
         return kept
 
     return run
+
+
+def _checked(plugin: Plugin, kept: object) -> Reply:
+    if not isinstance(kept, Reply):
+        raise TypeError(
+            f"the plugin {type(plugin).__qualname__} returned {kept!r}, expected the Reply; "
+            "is a `return` missing?"
+        )
+    return kept
 
 
 async def _close(replies: Sequence[Reply], error: BaseException) -> None:

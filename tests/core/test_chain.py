@@ -145,3 +145,16 @@ async def test_a_cancellation_while_losers_are_closed_closes_the_winner_too() ->
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert (upstream.open, upstream.closed) == (0, 2)
+
+
+async def test_a_plugin_that_forgets_to_return_is_named() -> None:
+    class Forgetful:
+        async def __call__(self, call: Call, call_next: Next) -> Reply:
+            await call_next(call)
+            return None  # type: ignore[return-value]
+
+    upstream = Upstream()
+
+    with pytest.raises(TypeError, match="Forgetful returned None, expected the Reply"):
+        await ask(Forgetful(), upstream=upstream, call=call())
+    assert upstream.open == 0

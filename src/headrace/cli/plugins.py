@@ -52,7 +52,7 @@ def _list(listed: Mapping[str, Mapping[str, str]]) -> str:
 def _doc(group: Group, name: str) -> str:
     try:
         return inspect.getdoc(registry.named(group, name)) or ""
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001  somebody else's module may raise anything
         return f"It cannot be loaded: {error}."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from headrace.cli.protocols import bounded
 from headrace.config.problems import Problem
 from headrace.errors import ConfigError
 from headrace.gateway import Gateway
+
+logger = logging.getLogger("headrace")
 
 Banner = Callable[[Gateway, str, str, list[str]], None]
 
@@ -88,12 +91,20 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         if self._signals == 1:
             self._gateway.draining = True
+            loop.call_soon_threadsafe(self._say_what_goes_on)
             delay = self._gateway.plan.server.shutdown_delay
             loop.call_soon_threadsafe(loop.call_later, delay, self._exit)
         elif self._signals == 2:
             loop.call_soon_threadsafe(self._cut)
         else:
             self.force_exit = self.should_exit = True
+
+    def _say_what_goes_on(self) -> None:
+        settings, calls = self._gateway.plan.server, self._gateway.edge.serving
+        if calls:
+            going_on = f"{calls} call{'s go' if calls > 1 else ' goes'} on"
+            limit = f"for {settings.drain} at most; a second signal cuts them"
+            logger.warning("stopping: %s, %s", going_on, limit)
 
     def _exit(self) -> None:
         # Not uvicorn's own: it would raise the signal again at the end, and exit with its number.
