@@ -63,10 +63,7 @@ class Plain(Reading):
         """The answer, checked."""
         event = await anext(events, None) or Event(b"")
         if crowded(event.raw.decode("latin-1"), values=math.inf):  # embeddings are many numbers
-            raise UpstreamError(
-                "the upstream's answer holds more values than can be read",
-                code="upstream_too_large",
-            )
+            raise _invalid("the upstream's answer holds more lists and objects than can be read")
         self.note(event)
         if not self.dialect.check(self.call.operation, event.json):
             raise _invalid("the upstream's answer lacks what an answer must have")
