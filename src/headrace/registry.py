@@ -6,6 +6,7 @@ specification"): groups `headrace.plugins`, `.forwarders`, `.dialects`, `.observ
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, cast
@@ -39,6 +40,16 @@ def named(group: Group, name: str) -> type[Any]:
     if name not in _found(group):
         raise Unknown(group, name)
     return cast("type[Any]", _found(group)[name].load())
+
+
+def by_default(group: Group) -> list[str]:
+    """The names whose class says `by_default`: they are there where nothing else is written."""
+    found = []
+    for name in names(group):
+        with suppress(ImportError):
+            if getattr(named(group, name), "by_default", False):
+                found.append(name)
+    return found
 
 
 def name_of(group: Group, thing: object) -> str:

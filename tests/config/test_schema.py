@@ -187,7 +187,6 @@ def test_defaults_are_as_yaml_has_them() -> None:
     assert default("port") == 8080
     assert default("max_body") == "32MB"
     assert default("body_timeout") == "30s"
-    assert default("observers") == ["access_log"]
     assert default("timeouts") is None
     assert default("enabled", UpstreamOptions) is True
     assert default("forwarder", UpstreamOptions) is None

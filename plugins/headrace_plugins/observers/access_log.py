@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -21,6 +21,8 @@ class AccessLog:
     Lines go to the logger `headrace.access` at INFO; `headrace serve` writes it to standard output.
     Never bodies, headers or keys. Times are seconds; what is not known is left out.
     """
+
+    by_default: ClassVar = True
 
     def __call__(self, record: Record) -> None:
         """Write the line of a closed record."""

@@ -8,6 +8,7 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+from headrace import registry
 from headrace.config.document import Path
 from headrace.config.parts import Parts
 from headrace.record import Observer
@@ -35,7 +36,9 @@ def store_of(parts: Parts, value: Any) -> Store:
 
 
 def observers(parts: Parts, value: Any) -> tuple[Observer, ...]:
-    """Who is told of every call."""
+    """Who is told of every call; where nothing is written, those that say so of themselves."""
+    if value is None:
+        value = registry.by_default("observers")
     items = _items(("server", "observers"), value)
     made = [parts.make("observers", path, item) for path, item in items]
     return tuple(observer for observer in made if observer is not None)

@@ -87,8 +87,8 @@ class Server:
     """How long calls under way may go on after that, before they are cut with an error."""
     middleware: list[Any] = field(default_factory=list)
     """ASGI middleware by import path (`package.module:Class`), outermost first."""
-    observers: list[Any] = field(default_factory=lambda: ["access_log"])
-    """Who is told of every call, refused ones too."""
+    observers: list[Any] | None = None
+    """Who is told of every call, refused ones too; where it is not written, the access log is."""
     chain: Any = field(default_factory=list)
     """Plugins that every call passes before its route is looked up."""
 
