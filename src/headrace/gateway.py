@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -167,7 +168,8 @@ class Gateway:
         if not self._running:
             logger.critical(_FORGOTTEN)
             error = Overloaded(_FORGOTTEN, code="not_started")
-            return pages.Page(503, {"content-type": "application/json"}, OPENAI.error(error))
+            headers = {"content-type": "application/json", "x-request-id": f"req_{uuid4().hex}"}
+            return pages.Page(503, headers, OPENAI.error(error))
         if scope["method"] not in ("GET", "HEAD"):
             return None
         match path_below(scope):

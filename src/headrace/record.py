@@ -118,5 +118,6 @@ class Record:
         self.ended = time.monotonic()
 
 
+# A class whose attribute `by_default` is true observes where the configuration names no observers.
 Observer = Callable[[Record], None]
 """Is told of every closed record. It must not block; what it raises is logged, and that is all."""

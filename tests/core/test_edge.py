@@ -391,6 +391,7 @@ async def test_a_gateway_whose_lifespan_was_forgotten_says_so(
     response = await Client(gateway()).chat()
 
     assert response.status == 503
+    assert response.headers["x-request-id"].startswith("req_")
     error = (await response.json())["error"]
     assert error["code"] == "not_started"
     assert "lifespan=gateway.lifespan" in error["message"]

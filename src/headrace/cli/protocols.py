@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from headrace.dialect import OPENAI
+from headrace.errors import BadRequest
+
 HEAD_TIMEOUT = 10.0
 """Seconds from the first byte of a head, or from connecting, to its end."""
 HEAD_SIZE = 64 * 1024
@@ -23,9 +26,12 @@ MOST_PIPELINED = 8
 WRITE_STALL = 60.0
 """Seconds that a client may read nothing while something is there to be read."""
 
+_SAID = OPENAI.error(
+    BadRequest(f"the headers are beyond {HEAD_SIZE} bytes", code="headers_too_large")
+)
 _TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(_SAID), _SAID)
 )
 
 if TYPE_CHECKING:
