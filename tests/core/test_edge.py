@@ -221,7 +221,7 @@ async def test_retry_after_is_passed_on_in_both_ways(served: Served) -> None:
     response = await served.client.chat()
 
     assert response.headers["retry-after"] == "2"
-    assert response.headers["retry-after-ms"] == "1500"
+    assert 1000 < int(response.headers["retry-after-ms"]) <= 1500  # less what has gone by
 
 
 async def test_an_unknown_model_is_told_with_its_neighbours() -> None:

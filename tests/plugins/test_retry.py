@@ -205,7 +205,7 @@ async def test_the_client_is_told_when_to_come_back(clock: Clock) -> None:
 
     assert len(server.requests) == 1
     assert answer.headers["retry-after"] == "31"
-    assert answer.headers["retry-after-ms"] == "30500"
+    assert 30000 < int(answer.headers["retry-after-ms"]) <= 30500  # less what has gone by
 
 
 async def test_a_client_that_leaves_meanwhile_ends_it(upstream: Watched) -> None:
