@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from headrace.call import (
         PASSTHROUGH,
         Call,
-        Caller,
         Deadline,
         Limits,
         Outgoing,
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
         Timeouts,
         leaves,
     )
-    from headrace.chain import Next, Plugin, compose
+    from headrace.caller import Allowance, Allowances, Caller, Callers, Quota
+    from headrace.chain import Next, Plugin, Plugins, compose
     from headrace.credentials import bearer
     from headrace.dialect import OPENAI, Dialect, Translation
     from headrace.errors import (
@@ -54,19 +54,20 @@ if TYPE_CHECKING:
         read_all,
     )
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
-    from headrace.record import Attempt, Observer, Record, Usage
+    from headrace.record import Attempt, Limited, Observer, Record, Usage
     from headrace.registry import translation
-    from headrace.reply import Event, Reply, until_closed
-    from headrace.store import Full, Step, Store
+    from headrace.reply import Event, Reply, shielded, until_closed
+    from headrace.store import Full, Step, Store, Unavailable
     from headrace.transport import Request, Response, Transport
 
 _HOMES = {
     "body": ["REMOVED"],
     "call": [
-        *("PASSTHROUGH", "Call", "Caller", "Deadline", "Limits", "Outgoing", "Target"),
+        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Target"),
         *("Targets", "Timeouts", "leaves"),
     ],
-    "chain": ["Next", "Plugin", "compose"],
+    "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota"],
+    "chain": ["Next", "Plugin", "Plugins", "compose"],
     "credentials": ["bearer"],
     "dialect": ["OPENAI", "Dialect", "Translation"],
     "errors": [
@@ -81,10 +82,10 @@ _HOMES = {
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
-    "record": ["Attempt", "Observer", "Record", "Usage"],
-    "reply": ["Event", "Reply", "until_closed"],
+    "record": ["Attempt", "Limited", "Observer", "Record", "Usage"],
+    "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
-    "store": ["Full", "Step", "Store"],
+    "store": ["Full", "Step", "Store", "Unavailable"],
     "transport": ["Request", "Response", "Transport"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -95,11 +96,14 @@ __all__ = [
     "PASSTHROUGH",
     "REMOVED",
     "SSE",
+    "Allowance",
+    "Allowances",
     "Attempt",
     "BadRequest",
     "Call",
     "CallError",
     "Caller",
+    "Callers",
     "ConfigError",
     "Count",
     "Deadline",
@@ -113,6 +117,7 @@ __all__ = [
     "Full",
     "Gateway",
     "HeadraceError",
+    "Limited",
     "Limits",
     "MethodNotAllowed",
     "Next",
@@ -121,6 +126,8 @@ __all__ = [
     "Outgoing",
     "Overloaded",
     "Plugin",
+    "Plugins",
+    "Quota",
     "Rate",
     "RateLimited",
     "Record",
@@ -139,6 +146,7 @@ __all__ = [
     "Translation",
     "Transport",
     "Unauthorized",
+    "Unavailable",
     "Unsupported",
     "UpstreamError",
     "Usage",
@@ -152,6 +160,7 @@ __all__ = [
     "leaves",
     "read_all",
     "sha256",
+    "shielded",
     "sse",
     "translation",
     "until_closed",

@@ -1,9 +1,9 @@
-"""A request on its way: the call, who asks it, who may answer it, and until when."""
+"""A request on its way: the call, who may answer it, and until when."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
@@ -14,6 +14,7 @@ from headrace import body as bodies
 from headrace.errors import BadRequest
 
 if TYPE_CHECKING:
+    from headrace.caller import Caller
     from headrace.chain import Plugin
     from headrace.dialect import Dialect
     from headrace.record import Record
@@ -22,13 +23,6 @@ Fact = TypeVar("Fact")
 
 PASSTHROUGH = "passthrough"
 """The operation of a call whose body nobody reads."""
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who is asking, once a plugin (or the host application) has found out."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,17 @@ def leaves(targets: Targets) -> Iterator[Target]:
             yield target
         else:
             yield from leaves(target)
+
+
+def fitting(targets: Targets, fits: Callable[[Target], bool]) -> Targets:
+    """The targets that fit, in their groups, none of which is empty."""
+    kept: list[Target | Targets] = []
+    for target in targets:
+        if isinstance(target, Target):
+            kept += [target] if fits(target) else []
+        elif group := fitting(target, fits):
+            kept.append(group)
+    return tuple(kept)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,18 @@ class Plugin(Protocol):
 
     A class may say more about its plugins by attributes: `authenticates`, where each call that
     passes has shown who asks; `divides`, where it tries several targets, taking the outer list
-    apart; `inside_attempt`, where among an upstream's plugins it belongs inside each attempt.
+    apart; `inside_attempt`, where among an upstream's plugins it belongs inside each attempt;
+    `enforces_limits`, where it keeps what `callers` says of limits; `counts`, where it counts in
+    the store under its option `name`, which no other plugin may have. One that works in each
+    worker alone says `per_worker`. `shorthand` names the option that a bare value stands for.
     """
 
     def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:
         """Answer `call`, most often by asking `call_next`."""
+
+
+Plugins: TypeAlias = tuple[Plugin, ...]
+"""The type of an option that takes plugins, written as a chain is."""
 
 
 def compose(plugins: Sequence[Plugin], forward: Next) -> Next:

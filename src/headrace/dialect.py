@@ -102,8 +102,10 @@ _PATHS = {
     "completion": "/completions",
     "embedding": "/embeddings",
     "models": "/models",
+    "me": "/me",  # the gateway's own: who asks, and what is theirs
 }
-_OPERATIONS = {("GET" if name == "models" else "POST", path): name for name, path in _PATHS.items()}
+_GOT = ("models", "me")
+_OPERATIONS = {("GET" if name in _GOT else "POST", path): name for name, path in _PATHS.items()}
 
 
 class OpenAI:
@@ -113,7 +115,7 @@ class OpenAI:
     end: ClassVar[bytes | None] = b"data: [DONE]\n\n"
 
     def operation(self, method: str, path: str) -> str | None:
-        """chat, completion, embedding or models."""
+        """chat, completion, embedding, models, or me."""
         bare = path.removeprefix("/v1").rstrip("/")
         if method == "GET" and bare.startswith("/models/"):
             return "models"

@@ -19,7 +19,8 @@ from contextlib import suppress
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from headrace.call import PASSTHROUGH, Call, Caller, Deadline
+from headrace.call import PASSTHROUGH, Call, Deadline
+from headrace.caller import Caller
 from headrace.chain import Next
 from headrace.dialect import OPENAI, Dialect
 from headrace.errors import (

@@ -15,7 +15,8 @@ import orjson
 from starlette.datastructures import Headers
 
 from headrace.attempts import Attempts, Upstream
-from headrace.call import PASSTHROUGH, Call, Caller, Deadline, Target, Targets, leaves
+from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
+from headrace.caller import Caller
 from headrace.chain import compose
 from headrace.config.build import Plan, build
 from headrace.config.document import Document

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import pages
 from headrace.attempts import Attempts
-from headrace.call import Caller, Limits
+from headrace.call import Limits
+from headrace.caller import Caller
 from headrace.chain import compose
 from headrace.config.build import Plan, build
 from headrace.config.document import Document, load
@@ -80,7 +81,7 @@ class Gateway:
             },
         )
         self.edge = Edge(
-            compose(plan.chain, self.router),
+            compose(plan.admitting, self.router),
             name=plan.name,
             dialects=dialects,
             observers=plan.observers,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from headrace.call import Caller, Target
+from headrace.call import Target
+from headrace.caller import Caller
 from headrace.errors import UpstreamError
 
 Outcome = Literal["ok", "refused", "failed", "incomplete", "client_closed"]
@@ -55,6 +56,27 @@ class Attempt:
 
 
 @dataclass(kw_only=True)
+class Limited:
+    """What one limit did with a call: the ledger of its tokens closes with the record.
+
+    `reserved` tokens were put aside before the call was asked, `settled` is the part of them that
+    it used, `released` the rest: reserved = settled + released. `beyond` is what it used over that.
+    """
+
+    policy: str
+    outcome: Literal["admitted", "refused", "unchecked"]
+    """`unchecked` was let in because the store did not answer."""
+    dry_run: bool = False
+    """Whether it only counts: nobody is refused."""
+    local: bool = False
+    """Whether it was counted in this process alone, because the store did not answer."""
+    reserved: int = 0
+    settled: int = 0
+    released: int = 0
+    beyond: int = 0
+
+
+@dataclass(kw_only=True)
 class Record:
     """All that is known of one call. Every copy of the call shares it; observers get it closed."""
 
@@ -75,6 +97,8 @@ class Record:
     attempts: list[Attempt] = field(default_factory=list)
     answered: Attempt | None = None
     """The attempt whose reply went to the client."""
+    limits: list[Limited] = field(default_factory=list)
+    """The limits it met."""
     first_byte: float | None = None
     ended: float | None = None
     status: int | None = None

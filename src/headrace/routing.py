@@ -16,10 +16,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from headrace.attempts import Upstream
-from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
+from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, fitting, leaves
+from headrace.caller import Allowances, Caller
 from headrace.chain import Next, Plugin, compose
 from headrace.dialect import Dialect
-from headrace.errors import CallError, MethodNotAllowed, NotFound, Overloaded, UpstreamError
+from headrace.errors import (
+    CallError,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    UpstreamError,
+)
+from headrace.patterns import glob
 from headrace.reply import Reply
 
 logger = logging.getLogger("headrace")
@@ -60,8 +69,8 @@ class Routes:
         }
         patterns = [route for route in routes if route.is_pattern]
         patterns.sort(key=lambda route: len(route.key), reverse=True)
-        self._models = [(_glob(r.key), r) for r in patterns if not r.is_path and r.key != "*"]
-        self._paths = [(_glob(r.key), r) for r in patterns if r.is_path]
+        self._models = [(glob(r.key), r) for r in patterns if not r.is_path and r.key != "*"]
+        self._paths = [(glob(r.key), r) for r in patterns if r.is_path]
         self._any = next((route for route in patterns if route.key == "*"), None)
 
     def for_model(self, model: str) -> Route | None:
@@ -111,6 +120,8 @@ class Router:
             return await self._pass_through(call, route)
         if call.operation == "models":
             return await self._models(call)
+        if call.operation == "me":
+            return await self._me(call)
         if call.operation == PASSTHROUGH:
             if route := self.routes.for_path(call.path):
                 return await self._pass_through(call, route)
@@ -118,15 +129,22 @@ class Router:
         asked = call.dialect.asked(call)
         call.record.asked = asked
         route = self.routes.for_model(asked)
+        if call.caller and not call.caller.may(asked):
+            call.record.said = f"caller {call.caller.name!r} may not use {asked!r}"
+            route = None
         if route is None:
-            raise await self._no_model(asked)
+            raise await self._no_model(asked, call.caller)
         return await self._along(call, route)
 
-    async def listed(self) -> dict[str, str]:
-        """Every model that can be asked for by name, and the upstream that answers it first."""
-        return await self._catalogue.listed()
+    async def listed(self, caller: Caller | None = None) -> dict[str, str]:
+        """Every model that `caller` can ask for by name, and the upstream that answers it first."""
+        return await self._catalogue.listed(caller)
 
     async def _pass_through(self, call: Call, route: Route) -> Reply:
+        written = (call.path, f"/v1{call.path}")
+        if call.caller and not any(map(call.caller.may, written)):
+            call.record.said = f"caller {call.caller.name!r} may not use {route.key!r}"
+            raise self._no_path(call)
         return await self._along(call.replace(operation=PASSTHROUGH), route)
 
     async def _along(self, call: Call, route: Route) -> Reply:
@@ -137,32 +155,57 @@ class Router:
                 f"every upstream of {route.key!r} is disabled in this gateway's configuration",
                 code="no_upstream_enabled",
             )
-        totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(route.targets)]
+        targets = _reached(route, self._upstreams, call.caller)
+        if not targets:
+            raise Forbidden(
+                f"none of the upstreams of {route.key!r} may answer you: they lack the labels that "
+                "this gateway's configuration wants for you",
+                code="no_upstream_allowed",
+            )
+        totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(targets)]
         own = Deadline.after(max(totals))
         deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
-        routed = call.replace(targets=route.targets, deadline=deadline)
+        routed = call.replace(targets=targets, deadline=deadline)
         return await compose(route.chain, self._attempts)(routed)
 
     async def _models(self, call: Call) -> Reply:
         asked = call.path.removeprefix("/v1").removeprefix("/models").strip("/")
-        listed = await self.listed()
+        listed = await self.listed(call.caller)
         if not asked:
             entries = [_entry(name, owner) for name, owner in listed.items()]
             return Reply.plain({"object": "list", "data": entries})
         route = self.routes.for_model(asked)
-        if asked not in listed and (route is None or not route.targets):
-            raise await self._no_model(asked)
-        owner = listed.get(asked) or next(leaves(route.targets)).upstream  # type: ignore[union-attr]
+        allowed = route and (call.caller is None or call.caller.may(asked))
+        targets = _reached(route, self._upstreams, call.caller) if route and allowed else ()
+        if asked not in listed and not targets:
+            raise await self._no_model(asked, call.caller)
+        owner = listed.get(asked) or next(leaves(targets)).upstream
         return Reply.plain(_entry(asked, owner))
 
-    async def _no_model(self, asked: str) -> NotFound:
-        listed = list(await self.listed())
+    async def _me(self, call: Call) -> Reply:
+        caller = call.caller
+        left = call.told(Allowances) or Allowances(())
+        return Reply.plain(
+            {
+                "object": "caller",
+                "name": caller and caller.name,
+                "id": caller and caller.id,
+                "tenant": caller and caller.tenant,
+                "groups": list(caller.groups) if caller else [],
+                "models": list(await self.listed(caller)),
+                "limits": [vars(allowance) for allowance in left.all],
+            }
+        )
+
+    async def _no_model(self, asked: str, caller: Caller | None) -> NotFound:
+        listed = list(await self.listed(caller))
         folded = {name.casefold(): name for name in listed}
         near = difflib.get_close_matches(asked.casefold(), folded, n=5, cutoff=0.4) or folded
         known = ", ".join(folded[name] for name in list(near)[:5])
         hint = f"did you mean one of: {known}?" if known else "none is configured."
         return NotFound(
-            f"the model {asked!r} does not exist here; {hint} GET /v1/models lists all",
+            f"the model {asked!r} does not exist here, or is not yours to use; {hint} "
+            "GET /v1/models lists all that are",
             code="model_not_found",
             param="model",
         )
@@ -201,18 +244,23 @@ class Catalogue:
         self._known: dict[str, list[str]] = {}
         self._asked: dict[str, tuple[float, asyncio.Task[list[str]]]] = {}
 
-    async def listed(self) -> dict[str, str]:
-        """Every model's id, and the upstream that answers it first."""
+    async def listed(self, caller: Caller | None) -> dict[str, str]:
+        """The id of every model that `caller` may use, and the upstream that answers it first."""
         found = {
-            key: next(leaves(route.targets)).upstream
+            key: next(leaves(targets)).upstream
             for key, route in self._routes.exact.items()
-            if route.targets and not route.is_path
+            if not route.is_path and (targets := _reached(route, self._upstreams, caller))
         }
-        offers = await asyncio.gather(*map(self._offers, self._upstreams.values()))
-        for upstream, models in zip(self._upstreams, offers, strict=True):
+        reached = [
+            upstream
+            for upstream in self._upstreams.values()
+            if caller is None or caller.reaches(upstream.labels)
+        ]
+        offers = await asyncio.gather(*map(self._offers, reached))
+        for upstream, models in zip(reached, offers, strict=True):
             for model in models:
-                found.setdefault(f"{upstream}/{model}", upstream)
-        return found
+                found.setdefault(f"{upstream.name}/{model}", upstream.name)
+        return {name: owner for name, owner in found.items() if caller is None or caller.may(name)}
 
     async def _offers(self, upstream: Upstream) -> list[str]:
         if upstream.models or upstream.name not in self._listings:
@@ -238,22 +286,18 @@ class Catalogue:
         return self._known.get(upstream.name, [])
 
 
+def _reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:
+    """The targets of a route that may answer `caller`."""
+    if caller is None or not caller.only:
+        return route.targets
+    return fitting(route.targets, lambda target: caller.reaches(upstreams[target.upstream].labels))
+
+
 _STARTED = int(time.time())
 
 
 def _entry(name: str, owner: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": _STARTED, "owned_by": owner}
-
-
-def _glob(key: str) -> re.Pattern[str]:
-    """`*` stands for any text. Each piece is taken where it first fits, which is enough, and keeps
-    the search linear whatever a client sends (atomic groups, so nothing is tried twice)."""
-    first, *pieces = map(re.escape, key.split("*"))
-    if not pieces:
-        return re.compile(first)
-    *middle, last = pieces
-    between = "".join(f"(?>.*?{piece})" for piece in middle)
-    return re.compile(f"{first}{between}.*{last}", re.DOTALL)
 
 
 def _match(patterns: list[tuple[re.Pattern[str], Route]], text: str) -> Route | None:

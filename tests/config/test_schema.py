@@ -221,7 +221,7 @@ def test_anything_may_come_from_the_environment(written: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "callers: {}",
+        "caller: {}",
         "server: {prot: 80}",
         "server: {port: many}",
         "server: {port: 65536}",

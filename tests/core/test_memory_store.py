@@ -91,12 +91,14 @@ async def test_values_do_not_push_out_what_limits_are_counted_with() -> None:
 
 async def test_numbers_are_bounded_and_the_least_recently_used_go_first() -> None:
     store = Memory(entries=3)
-    await store.apply(upto(5, "a"), upto(5, "b"), upto(5, "c"))
+    for key in "abc":
+        await store.apply(upto(5, key))
 
     await store.apply(upto(5, "a"))
     await store.apply(upto(5, "d"))
 
-    assert await store.apply(upto(5, "a"), upto(5, "b")) == [(1, 3), (1, 1)]
+    assert await store.apply(upto(5, "a")) == [(1, 3)]
+    assert await store.apply(upto(5, "b")) == [(1, 1)]
 
 
 async def test_a_store_that_is_far_too_small_still_counts() -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from headrace import store, transport
+from headrace import caller, store, transport
 from headrace.attempts import Upstream
 from headrace.call import Targets, Timeouts
+from headrace.caller import Callers
 from headrace.chain import Plugin
 from headrace.config.around import middleware, observers, store_of
+from headrace.config.callers import callers, check
 from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.parts import Parts, words
@@ -44,6 +46,7 @@ class Plan:
     name: str
     server: Server
     chain: tuple[Plugin, ...]
+    callers: Callers
     upstreams: Mapping[str, Upstream]
     disabled: tuple[str, ...]
     routes: tuple[Route, ...]
@@ -60,7 +63,14 @@ class Plan:
     @property
     def authenticates(self) -> bool:
         """Whether every call must show who asks."""
-        return any(getattr(plugin, "authenticates", False) for plugin in self.chain)
+        return any(_says(plugin, "authenticates") for plugin in self.chain)
+
+    @property
+    def admitting(self) -> tuple[Plugin, ...]:
+        """The chain, with what grants callers their rights behind those that find out who asks."""
+        asking = [n for n, plugin in enumerate(self.chain, 1) if _says(plugin, "authenticates")]
+        known = max(asking, default=0)
+        return (*self.chain[:known], self.callers.admit, *self.chain[known:])
 
 
 def build(
@@ -76,11 +86,14 @@ def build(
     sections = _sections(parts)
     asked = through or transport.best()
     kept = store_of(parts, sections["server"].get("store"))
+    known = callers(parts, sections["callers"])
+    with_callers = caller.being_built.set(known)
     with_transport = transport.being_built.set(asked)
     with_store = store.being_built.set(keep or kept)
     try:
-        plan = _Builder(parts, sections).plan(kept, asked)
+        plan = _Builder(parts, sections).plan(known, kept, asked)
     finally:
+        caller.being_built.reset(with_callers)
         store.being_built.reset(with_store)
         transport.being_built.reset(with_transport)
     if parts.problems:
@@ -113,15 +126,24 @@ class _Builder:
         self.broken: set[Path] = set()
         """Around which plugins something could not be made."""
 
-    def plan(self, kept: Store, asked: Transport) -> Plan:
+    def plan(self, known: Callers, kept: Store, asked: Transport) -> Plan:
         """Everything there is."""
         server = self.sections["server"]
         upstreams = [self._upstream(*item) for item in self.sections["upstreams"].items()]
         routes = [self._route(*item) for item in self.sections["routes"].items()]
+        chain = self._plugins(("server", "chain"), server, _FRONT)
+        check(
+            self.parts,
+            known,
+            [route for route, _ in routes],
+            [upstream for upstream in upstreams if upstream],
+            limited=any(_says(plugin, "enforces_limits") for plugin in chain),
+        )
         return Plan(
             name=self.server.name or f"headrace-{secrets.token_hex(6)}",
             server=self.server,
-            chain=self._plugins(("server", "chain"), server, _FRONT),
+            chain=chain,
+            callers=known,
             upstreams={upstream.name: upstream for upstream in upstreams if upstream},
             disabled=tuple(self.disabled),
             routes=tuple(route for route, _ in routes),

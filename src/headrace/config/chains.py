@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from headrace import registry
-from headrace.chain import Plugin
+from headrace.chain import Plugin, Plugins
 from headrace.config.document import Path
 from headrace.config.parts import Parts
 
@@ -27,6 +27,7 @@ class Chains:
         self._parts = parts
         self._written = written
         self._made: dict[str, tuple[Plugin | None, ...]] = {}
+        parts.chain = self._inside
         taken = registry.names("plugins")
         self._names = [name for name in written if name not in taken]
         for name in written:
@@ -46,6 +47,11 @@ class Chains:
             for index, item in enumerate(value)
             for plugin in self._item((*path, index), item, within)
         ]
+
+    def _inside(self, path: Path, value: Any) -> Plugins:
+        """The plugins that are the option of another one."""
+        placed = self.plugins(path, value)
+        return tuple(plugin for _, plugin in placed if plugin is not None)
 
     def _item(self, path: Path, value: Any, within: tuple[str, ...]) -> tuple[Plugin | None, ...]:
         found = self._parts.named(path, value, "a plugin or a chain")

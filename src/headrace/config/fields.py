@@ -13,10 +13,11 @@ from typing import Any, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
+from headrace.caller import Callers
 from headrace.store import Store
 from headrace.transport import Transport
 
-_GIVEN = (Store, Transport)
+_GIVEN = (Callers, Store, Transport)
 
 
 @dataclass(frozen=True)

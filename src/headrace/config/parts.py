@@ -5,7 +5,7 @@ What came from `${…}` is in no message; what could not be had is not judged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from headrace import registry
+from headrace.chain import Plugins
 from headrace.config.document import Document, Path
 from headrace.config.fields import adapter, has_options, options_of
 from headrace.config.problems import Problem, did_you_mean, looks_secret
@@ -43,6 +44,8 @@ class Parts:
         self.problems: list[Problem] = list(document.problems)
         self._unsure: Set[Path] = document.unset
         self._adapters: dict[str, TypeAdapter[Any]] = {}
+        self.chain: Callable[[Path, Any], Plugins] = self._plugins
+        """Makes what an option that takes plugins holds; `Chains` knows the names of chains."""
 
     @contextmanager
     def lenient(self, lenient: bool) -> Iterator[None]:
@@ -129,6 +132,10 @@ class Parts:
         """An object of class `part` with the options that stand at `path`; None after a problem."""
         if path in self._unsure:
             return None
+        shorthand: str | None = getattr(part, "shorthand", None)
+        bare = shorthand is not None and not isinstance(value, dict | None)
+        if bare:
+            value = {shorthand: value}
         if not isinstance(value, dict | None):
             self.problem(path, f"{what} takes options as 'name: value', found {_kind(value)}")
             return None
@@ -137,7 +144,7 @@ class Parts:
         values: dict[str, Any] = {}
         meant = ""
         for name, given in (value or {}).items():
-            where = (*path, name)
+            where = path if bare else (*path, name)
             if name not in known:
                 hint = did_you_mean(name, known)
                 meant += hint
@@ -162,6 +169,8 @@ class Parts:
 
     def check(self, kind: Any, path: Path, value: Any, what: str) -> Any:
         """`value` as `kind`; notes every problem with it where it stands."""
+        if kind == Plugins:
+            return self.chain(path, value)
         if has_options(kind):
             filled = self.fill(kind, path, value, what)
             return _NONE if filled is None else filled
@@ -170,6 +179,11 @@ class Parts:
         except ValidationError as error:
             self._refuse(path, what, error.errors(include_url=False))
             return _NONE
+
+    def _plugins(self, path: Path, value: Any) -> Plugins:
+        items = enumerate(value if isinstance(value, list) else [value])
+        made = [self.make("plugins", (*path, index), item) for index, item in items]
+        return tuple(plugin for plugin in made if plugin is not None)
 
     def _refuse(self, path: Path, what: str, faults: Sequence[Mapping[str, Any]]) -> None:
         """A problem for each place of a value that does not fit."""

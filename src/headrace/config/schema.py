@@ -14,8 +14,15 @@ from typing import Any, TypeAlias
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
 
 from headrace import registry
+from headrace.chain import Plugins
 from headrace.config.fields import Option, adapter, has_options, options_of
-from headrace.config.settings import SECTIONS, RouteOptions, Server, UpstreamOptions
+from headrace.config.settings import (
+    SECTIONS,
+    CallerOptions,
+    RouteOptions,
+    Server,
+    UpstreamOptions,
+)
 from headrace.config.targets import TargetOptions
 from headrace.registry import Group
 
@@ -38,6 +45,7 @@ def schema() -> Schema:
     }
     sections = {
         "server": _options(Server, definitions, _SERVER),
+        "callers": _by_name(_options(CallerOptions, definitions)),
         "upstreams": _by_name(_TEXT, _options(UpstreamOptions, definitions, _UPSTREAM)),
         "chains": _by_name(_ref("chain")),
         "routes": _by_name(
@@ -61,7 +69,7 @@ def schema() -> Schema:
 
 def default_of(option: Option) -> Any:
     """An option's default as YAML would have it; None where there is none."""
-    if option.required or has_options(option.kind):
+    if option.required or has_options(option.kind) or option.kind == Plugins:
         return None
     return adapter(option.kind).dump_python(option.default, mode="json")
 
@@ -119,6 +127,9 @@ def _named(group: Group, definitions: Schema) -> Schema:
             "required": [name],
             "additionalProperties": False,
         }
+        if shorthand := getattr(part, "shorthand", None):
+            bare = _of_kind(options_of(part)[shorthand].kind, definitions)
+            options["properties"] = {name: _either(options["properties"][name], bare)}  # type: ignore[index]
         if not any(option.required for option in options_of(part).values()):
             choices.append({"const": name, "description": doc})
         choices.append({"description": doc, **options})
@@ -146,6 +157,8 @@ def _options(
 
 
 def _of_kind(kind: Any, definitions: Schema) -> Schema:
+    if kind == Plugins:
+        return _ref("chain")
     if has_options(kind):
         return _options(kind, definitions)
     try:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from headrace.call import Timeouts
+from headrace.caller import Quota
 from headrace.options import Duration, Size
 
 Number = TypeVar("Number", bound=float)
@@ -30,6 +31,8 @@ def _mark(name: str) -> str:
 Time = Annotated[Duration, AfterValidator(_some)]
 Bytes = Annotated[Size, AfterValidator(_some)]
 Share = Annotated[float, AfterValidator(_some)]
+Said = str | bool | int | float
+"""What a claim can be compared with."""
 Switch = Annotated[bool | None, BeforeValidator(lambda value: None if value == "" else value)]
 """What `${NAME:+true}` gives is as good as false where the variable is not set."""
 
@@ -123,8 +126,25 @@ class RouteOptions:
     """How they are tried: a chain's name, or a list of plugins."""
 
 
+@dataclass(kw_only=True)
+class CallerOptions:
+    """Who may ask, for what, how often; `default` is for whom nothing else fits."""
+
+    match: dict[str, Said | list[Said]] = field(default_factory=dict)
+    """What is true of it: `id`, `tenant`, `groups`, the SHA-256 of its `key`, or any claim.
+
+    All of it must hold, each in one of its values. Where nothing is written, `id` is its name."""
+    models: list[str] | None = None
+    """Names and patterns of the models it may use, and of paths; else all of them."""
+    limits: Quota = field(default_factory=Quota)
+    """How often, and how much, all that go by this name together."""
+    only: dict[str, str] = field(default_factory=dict)
+    """Labels that an upstream must have to answer it."""
+
+
 SECTIONS = {
     "server": "the gateway itself",
+    "callers": "who may ask, for what, how often",
     "upstreams": "servers that can answer, by name",
     "chains": "plugins in order, by name",
     "routes": "the model asked for, or a path, to who answers it",

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.call import Target, Targets, leaves
+from headrace.call import Target, Targets, fitting, leaves
 from headrace.config.document import Path
 from headrace.config.parts import Parts, words
 from headrace.config.problems import did_you_mean
@@ -46,14 +46,7 @@ def levels(targets: Targets) -> int:
 
 def without(targets: Targets, disabled: Collection[str]) -> Targets:
     """The targets that are left when some upstreams are disabled, no group of them empty."""
-    kept: list[Target | Targets] = []
-    for target in targets:
-        if isinstance(target, Target):
-            if target.upstream not in disabled:
-                kept.append(target)
-        elif inner := without(target, disabled):
-            kept.append(inner)
-    return tuple(kept)
+    return fitting(targets, lambda target: target.upstream not in disabled)
 
 
 def skipped(targets: Targets, disabled: Collection[str]) -> tuple[Target, ...]:

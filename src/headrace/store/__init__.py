@@ -2,7 +2,8 @@
 
 Keys are text, values bytes. Everything is bounded: what is kept has a time to live, each store a
 size. What must happen as a whole is a step. Values, numbers and leases do not meet: the same key
-may stand for one of each. Times to live are in seconds; what has none left is gone.
+may stand for one of each. Times to live are in seconds; what has none left is gone. A store that
+does not answer within its time says so with `Unavailable`: whoever asked decides what that means.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 from headrace.errors import HeadraceError
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
 
 being_built: ContextVar[Store] = ContextVar("store_of_server")
 """The store of the gateway whose parts are being made; set by whoever builds it."""
@@ -22,23 +26,29 @@ Value: TypeAlias = Mapping[str, float]
 """What a step keeps under its key: named numbers, so that Redis can hold them as a hash."""
 
 
+New: TypeAlias = "Value | Literal[False] | None"
+"""What a step leaves: another value, none, or False where it refuses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One atomic change of the numbers under one key: a function, and its twin in Lua.
 
     `run(value, now, arguments)` gets what is there (empty at first), the store's own clock in
     seconds, and `arguments`; it returns the new value (None removes it) and an answer of numbers.
-    It is pure and fast. `lua` is the body of the same function for where the store is Redis:
+    False in place of the value refuses: then no step that is applied together with this one has
+    happened, and all of them still answer. It is pure and fast. `lua` is the body of the same
+    function for where the store is Redis:
 
-        if (value.taken or 0) >= arguments[1] then return value, {0} end
+        if (value.taken or 0) >= arguments[1] then return false, {0} end
         return {taken = (value.taken or 0) + 1}, {1}
 
-    What is decided together lives under one key: the buckets of a caller are numbers of one value.
-    `ttl` counts from the last time the step wrote.
+    Keys that differ share a `{tag}` if their steps are applied together, so that a cluster keeps
+    them in one place. `ttl` counts from the last time the step wrote.
     """
 
     key: str
-    run: Callable[[Value, float, Sequence[float]], tuple[Value | None, tuple[float, ...]]]
+    run: Callable[[Value, float, Sequence[float]], tuple[New, tuple[float, ...]]]
     lua: str
     arguments: Sequence[float] = ()
     ttl: float
@@ -48,8 +58,20 @@ class Full(HeadraceError):
     """A lease is not to be had: all its slots are taken."""
 
 
+class Unavailable(HeadraceError):
+    """The store does not answer, or with what makes no sense. Its message names no secret."""
+
+
 class Store(Protocol):
-    """Keeps what is shared; a store inherits from this. Every method is safe to cancel."""
+    """Keeps what is shared; a store inherits from this. Every method is safe to cancel.
+
+    Whatever asks it may raise `Unavailable`.
+    """
+
+    shared: ClassVar[bool] = False
+    """Whether other processes see what is kept."""
+    fault: str | None = None
+    """Why it does not answer at the moment; None while it does."""
 
     @staticmethod
     def of_server() -> Store:
@@ -72,7 +94,8 @@ class Store(Protocol):
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         """Run all steps as one, each seeing what those before it wrote; their answers.
 
-        When one of them fails, none has happened.
+        When one of them fails, or refuses, none has happened. Cancelled, it may have happened all
+        the same; raises ValueError for keys that differ and share no `{tag}`.
         """
 
     def lease(self, key: str, slots: int, *, ttl: float) -> AbstractAsyncContextManager[None]:
@@ -82,5 +105,29 @@ class Store(Protocol):
         is longer than anything that is held.
         """
 
+    def windows(self) -> Storage:
+        """What the library `limits` keeps its windows in, in the same place as all else.
+
+        Raises `NotImplementedError`, with what to use instead, where that cannot be.
+        """
+        raise NotImplementedError("this store keeps no windows; use the token bucket")
+
+    async def probe(self) -> str:
+        """Ask whether it is there: what it says of itself, in a few words."""
+
     async def aclose(self) -> None:
         """Let go of connections. Twice is fine."""
+
+
+def together(steps: Sequence[Step]) -> None:
+    """Check that these steps may be applied together. Raises ValueError where they may not."""
+    tags = {_tag(step.key) for step in steps}
+    if len(tags) > 1:
+        raise ValueError(f"steps that are applied together share a {{tag}} in their keys: {tags}")
+
+
+def _tag(key: str) -> str:
+    """The part of a key that says where a cluster keeps it (redis.io, "Redis cluster spec")."""
+    _, opened, rest = key.partition("{")
+    tag, closed, _ = rest.partition("}")
+    return tag if opened and closed and tag else key

@@ -7,11 +7,15 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from sys import getsizeof
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from headrace.options import Size
-from headrace.store import Full, Step, Store, Value
+from headrace.store import Full, Step, Store, Value, together
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
 
 Kept = TypeVar("Kept")
 
@@ -53,14 +57,22 @@ class Memory(Store):
 
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         """Run all steps as one: nothing awaits in here, and nothing is kept until all have run."""
+        together(steps)
         now = _now()
         values: dict[str, Value | None] = {}
         answers = []
+        refused = False
         for step in steps:
             if step.key not in values:
                 values[step.key] = self._numbers.get(step.key, now)
-            values[step.key], answer = step.run(values[step.key] or {}, now, step.arguments)
+            value, answer = step.run(values[step.key] or {}, now, step.arguments)
             answers.append(answer)
+            if value is False:
+                refused = True
+            else:
+                values[step.key] = value
+        if refused:
+            return answers
         until = {step.key: now + step.ttl for step in steps}
         for key, value in values.items():
             if value:
@@ -89,6 +101,20 @@ class Memory(Store):
             held.pop(lease, None)
             if not held:
                 self._leases.pop(key, None)
+
+    def windows(self) -> Storage:
+        """A memory of the library's own."""
+        return self._windows
+
+    @cached_property
+    def _windows(self) -> Storage:
+        from limits.aio.storage import MemoryStorage
+
+        return MemoryStorage()
+
+    async def probe(self) -> str:
+        """It is always there."""
+        return "this process's own memory"
 
     async def aclose(self) -> None:
         """Nothing is open."""

@@ -11,13 +11,24 @@ Time is the `clock` fixture. A store with a clock of its own overrides it with o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import ClassVar, Protocol
 
 import pytest
 
-from headrace.store import Full, Step, Store, Value
+from headrace.store import Full, Store
+from headrace.testing.contracts.steps import (
+    failing,
+    forget,
+    free,
+    hold,
+    holder,
+    refusing,
+    swap,
+    upto,
+    watch,
+)
 
 
 class Clock(Protocol):
@@ -153,12 +164,14 @@ class StoreContract:
         assert answers == [[(1, 1)], [(1, 2)], [(0, 2)], [(0, 2)]]
 
     async def test_steps_of_one_call_see_each_other_and_answer_in_order(self, store: Store) -> None:
-        answers = await store.apply(upto(2), upto(9, "other"), upto(2), upto(2), forget(), upto(2))
+        answers = await store.apply(upto(2), upto(9, "{key}2"), upto(2), upto(2), forget(), upto(2))
 
         assert answers == [(1, 1), (1, 1), (1, 2), (0, 2), (), (1, 1)]
 
     async def test_a_ceiling_holds_however_many_ask_at_once(self, store: Store) -> None:
-        asked = await asyncio.gather(*(store.apply(upto(10), upto(30, "all")) for _ in range(50)))
+        asked = await asyncio.gather(
+            *(store.apply(upto(10), upto(30, "all{key}")) for _ in range(50))
+        )
 
         assert sum(mine for (mine, _), _ in asked) == 10
         assert sum(everybodys for _, (everybodys, _) in asked) == 30
@@ -166,11 +179,11 @@ class StoreContract:
     async def test_a_step_that_gives_back_nothing_removes_what_was_there(
         self, store: Store
     ) -> None:
-        await store.apply(upto(5), upto(5, "other"))
+        await store.apply(upto(5), upto(5, "{key}2"))
 
         assert await store.apply(forget()) == [()]
 
-        assert await store.apply(upto(5), upto(5, "other")) == [(1, 1), (1, 2)]
+        assert await store.apply(upto(5), upto(5, "{key}2")) == [(1, 1), (1, 2)]
 
     async def test_when_one_step_fails_none_has_happened(self, store: Store) -> None:
         await store.apply(upto(5))
@@ -179,6 +192,20 @@ class StoreContract:
             await store.apply(upto(5), failing())
 
         assert await store.apply(upto(5)) == [(1, 2)]
+
+    async def test_when_one_step_refuses_all_answer_and_none_has_happened(
+        self, store: Store
+    ) -> None:
+        answers = await store.apply(upto(5), refusing("{key}2"), upto(5, "{key}3"), upto(5))
+
+        assert answers == [(1, 1), (7,), (1, 1), (1, 2)]
+        assert await store.apply(upto(5), upto(5, "{key}3")) == [(1, 1), (1, 1)]
+
+    async def test_steps_that_a_cluster_could_not_apply_together_are_refused(
+        self, store: Store
+    ) -> None:
+        with pytest.raises(ValueError, match=r"share a \{tag\}"):
+            await store.apply(upto(5, "a"), upto(5, "b"))
 
     async def test_numbers_last_from_when_they_were_last_written(
         self, store: Store, clock: Clock
@@ -196,7 +223,7 @@ class StoreContract:
     async def test_steps_see_time_pass_on_one_clock(self, store: Store, clock: Clock) -> None:
         [(before,)] = await store.apply(watch("a"))
         clock.advance(10 * self.second)
-        [(one,), (other,)] = await store.apply(watch("a"), watch("b"))
+        [(one,), (other,)] = await store.apply(watch("{a}1"), watch("{a}2"))
 
         assert one == other
         assert 9 * self.second < one - before < 60
@@ -308,94 +335,14 @@ class StoreContract:
 
                 assert await free(store, 1) == 0
 
+    # The store itself
+
+    async def test_it_says_what_it_is_and_that_it_is_well(self, store: Store) -> None:
+        assert await store.probe()
+        assert store.fault is None
+
     async def test_closing_twice_is_fine(self) -> None:
         store = await self.make()
 
         await store.aclose()
         await store.aclose()
-
-
-def upto(ceiling: int, key: str = "key", *, ttl: float = 60) -> Step:
-    """Count one more, up to a ceiling: whether it was counted, and how many there are."""
-
-    def run(
-        value: Value, now: float, arguments: Sequence[float]
-    ) -> tuple[Value, tuple[float, ...]]:
-        count = value.get("count", 0.0)
-        if count >= arguments[0]:
-            return value, (0, count)
-        return {"count": count + 1}, (1, count + 1)
-
-    lua = """
-        local count = value.count or 0
-        if count >= arguments[1] then
-            return value, {0, count}
-        end
-        return {count = count + 1}, {1, count + 1}
-    """
-    return Step(key=key, run=run, lua=lua, arguments=(ceiling,), ttl=ttl)
-
-
-def forget(key: str = "key") -> Step:
-    """Remove what is there."""
-    return Step(key=key, run=lambda *_: (None, ()), lua="return nil, {}", ttl=60)
-
-
-def failing(key: str = "key") -> Step:
-    """A step with a mistake in it."""
-
-    def run(*_: object) -> tuple[Value, tuple[float, ...]]:
-        raise RuntimeError("this step fails")
-
-    return Step(key=key, run=run, lua="error('this step fails')", ttl=60)
-
-
-def watch(key: str) -> Step:
-    """Tell the store's time."""
-    return Step(key=key, run=lambda _, now, __: (None, (now,)), lua="return nil, {now}", ttl=60)
-
-
-def swap(number: float, key: str = "key") -> Step:
-    """Keep a number and tell the one before."""
-
-    def run(
-        value: Value, now: float, arguments: Sequence[float]
-    ) -> tuple[Value, tuple[float, ...]]:
-        return {"kept": arguments[0]}, (value.get("kept", 0.0),)
-
-    lua = "return {kept = arguments[1]}, {value.kept or 0}"
-    return Step(key=key, run=run, lua=lua, arguments=(number,), ttl=60)
-
-
-async def hold(store: Store, slots: int, key: str = "key") -> None:
-    """Take a slot for a moment; raises `Full` where there is none."""
-    async with store.lease(key, slots, ttl=60):
-        pass
-
-
-async def holder(store: Store, slots: int, key: str = "key") -> asyncio.Task[None]:
-    """A task that has a slot and keeps it until it is cancelled."""
-    decided = asyncio.Event()
-
-    async def stay() -> None:
-        try:
-            async with store.lease(key, slots, ttl=60):
-                decided.set()
-                await asyncio.Event().wait()
-        finally:
-            decided.set()
-
-    task = asyncio.create_task(stay())
-    await decided.wait()
-    return task
-
-
-async def free(store: Store, slots: int, key: str = "key") -> int:
-    """How many of the slots are free: as many as can be taken at once."""
-    async with AsyncExitStack() as taken:
-        for found in range(slots):
-            try:
-                await taken.enter_async_context(store.lease(key, slots, ttl=60))
-            except Full:
-                return found
-    return slots
