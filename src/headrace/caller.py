@@ -140,7 +140,14 @@ class Callers:
                 else "this gateway has a list of callers, and nobody has said who you are",
                 code="caller_not_listed",
             )
-        caller = caller or Caller("anybody")
+        return self._granted(entry, caller or Caller("anybody"))
+
+    def named(self, name: str) -> Caller | None:
+        """Somebody whom the entry of that name is about; None where there is none."""
+        entry = next((entry for entry in self.written if entry.name == name), None)
+        return self._granted(entry, Caller("somebody")) if entry else None
+
+    def _granted(self, entry: Entry, caller: Caller) -> Caller:
         listed = entry is not self.default
         return replace(
             caller,

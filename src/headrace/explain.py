@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,18 +17,19 @@ from starlette.datastructures import Headers
 
 from headrace.attempts import Attempts, Upstream
 from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
-from headrace.caller import Caller
+from headrace.caller import Caller, Entry
 from headrace.chain import compose
-from headrace.config.build import Plan, build
+from headrace.config.build import build
 from headrace.config.document import Document
 from headrace.config.fields import options_of
+from headrace.config.plan import Plan
 from headrace.config.problems import looks_secret, mask
 from headrace.dialect import OPENAI
 from headrace.errors import CallError, HeadraceError
 from headrace.options import Duration, Sha256
 from headrace.record import Record
 from headrace.registry import Group, name_of
-from headrace.routing import Route, Routes
+from headrace.routing import Route, Routes, reached, spellings
 from headrace.store.memory import Memory
 from headrace.transport import Request, Response, Transport
 
@@ -72,6 +74,7 @@ def outline(plan: Plan) -> dict[str, Any]:
             {_import_path(kind): shown.plain(options)} for kind, options in plan.middleware
         ],
         "chain": shown.parts("plugins", plan.chain),
+        "callers": {entry.name: _granted(entry, shown) for entry in plan.callers.written},
         "attempts": plan.server.attempts,
         "observers": shown.parts("observers", plan.observers),
         "store": shown.part("stores", plan.store),
@@ -87,19 +90,33 @@ _ELSEWHERE = ("attempts", "auth", "chain", "middleware", "observers", "store", "
 
 
 async def request_of(
-    plan: Plan, *, method: str, path: str, model: str | None, body: bytes | None
+    plan: Plan,
+    *,
+    method: str,
+    path: str,
+    model: str | None,
+    body: bytes | None,
+    caller: str | None = None,
 ) -> dict[str, Any]:
-    """The route of one request, its plugins, and what would be sent to each of its targets."""
+    """The route of one request, its plugins, and what would be sent to each of its targets.
+
+    `caller` is an entry of `callers`; without it, whoever asks may use everything. Raises
+    `HeadraceError` where there is no such entry.
+    """
     shown = _Shown(plan)
     told: dict[str, Any] = {"method": method, "path": path, "asked": None, "route": None}
     routes = Routes(plan.routes, plan.upstreams)
+    asks = _somebody(plan, caller)
     try:
         call = _call(method, path, model, body)
         if call.operation == PASSTHROUGH or routes.exact_path(path):
             call = call.replace(operation=PASSTHROUGH)
             route = routes.for_path(path)
-        elif call.operation == "models":
-            return {**told, "refused": "the gateway itself answers this, with its list of models"}
+        elif call.operation in _ANSWERED:
+            return {
+                **told,
+                "refused": f"the gateway itself answers this, {_ANSWERED[call.operation]}",
+            }
         else:
             told["asked"] = OPENAI.asked(call)
             route = routes.for_model(told["asked"])
@@ -107,18 +124,48 @@ async def request_of(
         return {**told, "refused": f"the client gets a {error.status}: {error.message}"}
     if route is None:
         return {**told, "refused": "no route fits; the client gets a 404"}
+    if not any(map(asks.may, [told["asked"]] if told["asked"] else spellings(path))):
+        return {**told, "refused": f"{asks.name} may not use this; the client gets a 404"}
     if not route.targets:
         told["refused"] = "the client gets a 503"
+    route = replace(route, targets=reached(route, plan.upstreams, asks))
+    if not route.targets:
+        told.setdefault("refused", f"none of its upstreams may answer {asks.name}: a 403")
     return {
         **told,
         "route": route.key,
         "who_may_ask": _who(plan),
+        "caller": caller,
         "passes": shown.parts("plugins", plan.chain),
         **_route(plan, route, shown),
         "requests": [
             await _sent(plan, route, call, target, shown) for target in leaves(route.targets)
         ],
     }
+
+
+_ANSWERED = {"models": "with its list of models", "me": "with what it knows of who asks"}
+
+
+def _somebody(plan: Plan, entry: str | None) -> Caller:
+    found = plan.callers.named(entry) if entry else Caller("somebody")
+    if found is None:
+        names = [entry.name for entry in plan.callers.written]
+        known = f"there are {', '.join(names)}" if names else "there is none"
+        raise HeadraceError(f"no caller is called {entry!r}; {known}")
+    return found
+
+
+def _granted(entry: Entry, shown: _Shown) -> dict[str, Any]:
+    """What an entry of `callers` says, what the default filled in too."""
+    told = {
+        "match": {name: list(values) for name, values in entry.match.items() if name != "key"},
+        "keys": len(entry.match.get("key", ())),
+        "models": None if entry.models is None else list(entry.models),
+        "limits": shown.options(entry.limits),
+        "only": shown.plain(entry.only),
+    }
+    return {name: value for name, value in told.items() if value or name == "models"}
 
 
 def _import_path(kind: Any) -> str:

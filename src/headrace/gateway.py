@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,9 +17,11 @@ from headrace.attempts import Attempts
 from headrace.call import Limits
 from headrace.caller import Caller
 from headrace.chain import compose
-from headrace.config.build import Plan, build
+from headrace.config.build import build
 from headrace.config.document import Document, load
+from headrace.config.plan import Plan
 from headrace.config.problems import Problem
+from headrace.config.workers import check_workers, workers_of
 from headrace.dialect import OPENAI
 from headrace.edge import Edge, path_below
 from headrace.errors import ConfigError, Overloaded
@@ -108,8 +110,10 @@ class Gateway:
         open: bool = False,
     ) -> Self:
         """The gateway that a file describes. Raises `ConfigError` with every problem it has."""
-        document = load(Path(path), os.environ if environ is None else environ)
-        return cls.of(document, caller=caller, open=open)
+        environ = os.environ if environ is None else environ
+        gateway = cls.of(load(Path(path), environ), caller=caller, open=open)
+        check_workers(gateway.plan, workers_of(gateway.plan, environ))
+        return gateway
 
     @classmethod
     def of(cls, document: Document, **options: Any) -> Self:
@@ -126,7 +130,7 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.plan.transport.aclose)
             stack.push_async_callback(self.plan.store.aclose)
-            for part in self._parts():
+            for part in self.plan.parts:
                 if isinstance(part, AbstractAsyncContextManager):
                     await stack.enter_async_context(part)
             self._running += 1
@@ -177,7 +181,8 @@ class Gateway:
             case "/health" | "/healthz":
                 return pages.health()
             case "/readyz":
-                return pages.ready(not self.draining)
+                degraded = ["store"] if self.plan.store.fault else []
+                return pages.ready(not self.draining, degraded=degraded)
             case "/":
                 listed = {} if self._closed else await self.router.listed()
                 return pages.home(_base_url(scope), listed.items(), closed=self._closed)
@@ -197,21 +202,6 @@ class Gateway:
             await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
-
-    def _parts(self) -> Iterator[object]:
-        """Everything that may have to be opened, each once, in the order of the configuration."""
-        plan = self.plan
-        seen: set[int] = set()
-        parts: list[object] = [plan.store, *plan.observers]
-        for upstream in plan.upstreams.values():
-            parts += [upstream.forward, *upstream.plugins, *upstream.brought]
-        parts += plan.chain
-        for route in plan.routes:
-            parts += route.chain
-        for part in parts:
-            if id(part) not in seen:
-                seen.add(id(part))
-                yield part
 
 
 _UNGUARDED = (

@@ -49,9 +49,14 @@ def health() -> Page:
     return _json(200, {"status": "ok", "version": __version__})
 
 
-def ready(ready: bool) -> Page:
-    """Whether new calls should be sent here: not before the start, and not while stopping."""
-    return _json(200 if ready else 503, {"status": "ready" if ready else "not ready"})
+def ready(ready: bool, *, degraded: Iterable[str] = ()) -> Page:
+    """Whether new calls should be sent here: not before the start, and not while stopping.
+
+    What is `degraded` is told, and is no reason to send calls elsewhere: it would be so there, too.
+    """
+    status = "ready" if ready else "not ready"
+    told = {"status": status, **({"degraded": list(degraded)} if degraded else {})}
+    return _json(200 if ready else 503, told)
 
 
 def home(base_url: str, models: Iterable[tuple[str, str]], *, closed: bool) -> Page:

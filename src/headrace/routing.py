@@ -86,7 +86,7 @@ class Routes:
 
     def for_path(self, path: str) -> Route | None:
         """The route for a path, exact or by pattern; clients may leave out the `/v1` of its key."""
-        for written in (path, f"/v1{path}"):
+        for written in spellings(path):
             if route := self.exact_path(written) or _match(self._paths, written):
                 return route
         return None
@@ -141,8 +141,7 @@ class Router:
         return await self._catalogue.listed(caller)
 
     async def _pass_through(self, call: Call, route: Route) -> Reply:
-        written = (call.path, f"/v1{call.path}")
-        if call.caller and not any(map(call.caller.may, written)):
+        if call.caller and not any(map(call.caller.may, spellings(call.path))):
             call.record.said = f"caller {call.caller.name!r} may not use {route.key!r}"
             raise self._no_path(call)
         return await self._along(call.replace(operation=PASSTHROUGH), route)
@@ -155,7 +154,7 @@ class Router:
                 f"every upstream of {route.key!r} is disabled in this gateway's configuration",
                 code="no_upstream_enabled",
             )
-        targets = _reached(route, self._upstreams, call.caller)
+        targets = reached(route, self._upstreams, call.caller)
         if not targets:
             raise Forbidden(
                 f"none of the upstreams of {route.key!r} may answer you: they lack the labels that "
@@ -176,7 +175,7 @@ class Router:
             return Reply.plain({"object": "list", "data": entries})
         route = self.routes.for_model(asked)
         allowed = route and (call.caller is None or call.caller.may(asked))
-        targets = _reached(route, self._upstreams, call.caller) if route and allowed else ()
+        targets = reached(route, self._upstreams, call.caller) if route and allowed else ()
         if asked not in listed and not targets:
             raise await self._no_model(asked, call.caller)
         owner = listed.get(asked) or next(leaves(targets)).upstream
@@ -249,15 +248,15 @@ class Catalogue:
         found = {
             key: next(leaves(targets)).upstream
             for key, route in self._routes.exact.items()
-            if not route.is_path and (targets := _reached(route, self._upstreams, caller))
+            if not route.is_path and (targets := reached(route, self._upstreams, caller))
         }
-        reached = [
+        answering = [
             upstream
             for upstream in self._upstreams.values()
             if caller is None or caller.reaches(upstream.labels)
         ]
-        offers = await asyncio.gather(*map(self._offers, reached))
-        for upstream, models in zip(reached, offers, strict=True):
+        offers = await asyncio.gather(*map(self._offers, answering))
+        for upstream, models in zip(answering, offers, strict=True):
             for model in models:
                 found.setdefault(f"{upstream.name}/{model}", upstream.name)
         return {name: owner for name, owner in found.items() if caller is None or caller.may(name)}
@@ -286,8 +285,13 @@ class Catalogue:
         return self._known.get(upstream.name, [])
 
 
-def _reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:
-    """The targets of a route that may answer `caller`."""
+def spellings(path: str) -> tuple[str, str]:
+    """A path as it came, and with the `/v1` that clients may leave out."""
+    return path, f"/v1{path}"
+
+
+def reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:
+    """The targets of a route that may answer `caller`, by their upstreams' labels."""
     if caller is None or not caller.only:
         return route.targets
     return fitting(route.targets, lambda target: caller.reaches(upstreams[target.upstream].labels))

@@ -15,8 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 
 from headrace import ConfigError, Target, Targets, leaves
-from headrace.config.build import Plan, build
+from headrace.config.build import build
 from headrace.config.document import load, parse
+from headrace.config.plan import Plan
 from headrace.config.problems import Problem
 from headrace.explain import Capture
 from headrace.registry import name_of

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from headrace import Found, Target, registry
-from headrace.config.build import Plan, build
+from headrace.config.build import build
 from headrace.config.document import parse
 from headrace.config.found import look, written
+from headrace.config.plan import Plan
 
 from .conftest import Mock, OpenAI, Told, points
 

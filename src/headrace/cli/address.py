@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 
-from headrace.config.build import Plan
 from headrace.config.chains import plugins_that
 from headrace.config.parts import words
+from headrace.config.plan import Plan
 from headrace.config.problems import Place, Problem
 from headrace.errors import ConfigError
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import click
 
 from headrace.cli.address import check_guarded
-from headrace.config.document import load
+from headrace.config.document import Document, load
+from headrace.config.plan import Plan
 from headrace.config.problems import Problem
+from headrace.config.workers import check_workers, workers_of
 from headrace.errors import ConfigError
 from headrace.explain import plan_of
+from headrace.store import Unavailable
 
 
 @click.command("check")
@@ -19,6 +23,7 @@ from headrace.explain import plan_of
 @click.option(
     "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
 )
+@click.option("--connect", is_flag=True, help="Ask what the gateway leans on whether it is there.")
 @click.option(
     "--format",
     "form",
@@ -26,12 +31,15 @@ from headrace.explain import plan_of
     default="text",
     help="How to print problems; github annotates a pull request.",
 )
-def command(file: Path, unset_ok: bool, form: str) -> None:
+def command(file: Path, unset_ok: bool, connect: bool, form: str) -> None:
     """Say every problem of FILE, and nothing else. The exit status is 1 if there is one."""
     try:
         document = load(file, os.environ, unset_ok=unset_ok)
         plan = plan_of(document)
         check_guarded(plan, plan.server.host, document.place(("server", "host")))
+        check_workers(plan, workers_of(plan, os.environ))
+        if connect:
+            asyncio.run(_connect(plan, document))
     except ConfigError as error:
         if form == "text":
             raise
@@ -40,3 +48,14 @@ def command(file: Path, unset_ok: bool, form: str) -> None:
             click.echo(problem.github())
         raise SystemExit(1) from None
     click.echo(f"{file}: no problems", err=True)
+
+
+async def _connect(plan: Plan, document: Document) -> None:
+    """Ask the store whether it answers, and say what it is."""
+    try:
+        click.echo(f"store: {await plan.store.probe()}", err=True)
+    except Unavailable as error:
+        place = document.place(("server", "store"))
+        raise ConfigError([Problem(place, f"the store does not answer: {error}")]) from None
+    finally:
+        await plan.store.aclose()

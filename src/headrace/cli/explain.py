@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from headrace.cli.outline import followed, outlined
 from headrace.config.document import load
+from headrace.errors import HeadraceError
 from headrace.explain import outline, plan_of, request_of
 
 
@@ -30,6 +31,7 @@ from headrace.explain import outline, plan_of, request_of
 @click.option(
     "--method", type=click.Choice(("GET", "POST", "DELETE")), help="Else GET without a body."
 )
+@click.option("--caller", help="Explain what it is for this entry of `callers`.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
     "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
@@ -42,6 +44,7 @@ def command(
     request: BinaryIO | None,
     path: str,
     method: str | None,
+    caller: str | None,
     as_json: bool,
     unset_ok: bool,
 ) -> None:
@@ -57,6 +60,10 @@ def command(
     else:
         method = method or ("POST" if model or request else "GET")
         body = request.read() if request else None
-        told = asyncio.run(request_of(plan, method=method, path=path, model=model, body=body))
+        asked = request_of(plan, method=method, path=path, model=model, body=body, caller=caller)
+        try:
+            told = asyncio.run(asked)
+        except HeadraceError as error:
+            raise click.BadParameter(str(error), param_hint="--caller") from None
         text = followed(told)
     click.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else text)

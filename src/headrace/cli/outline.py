@@ -21,6 +21,11 @@ def outlined(told: Mapping[str, Any]) -> str:
         "\n".join(block)
         for block in (
             _section("every call", _every_call(told)),
+            *(
+                [_section("callers, the first that fits", _callers(told))]
+                if told["callers"]
+                else []
+            ),
             _section("routes, the first that fits", _routes(told)),
             _section("upstreams", _upstreams(told)),
         )
@@ -33,7 +38,8 @@ def followed(told: Mapping[str, Any]) -> str:
     head = f"{told['method']} {told['path']}{asks}"
     if told["route"] is None:
         return f"{head}: {told['refused']}"
-    lines = [f"{head} takes the route {told['route']}"]
+    of = f", for {told['caller']}," if told["caller"] else ""
+    lines = [f"{head}{of} takes the route {told['route']}"]
     lines += _indented(f"passes {_part(part)}" for part in told["passes"])
     lines += _indented(_route(told))
     lines += _indented([told["refused"]] if "refused" in told else [])
@@ -67,6 +73,27 @@ def _who(told: Mapping[str, Any]) -> str:
     if is_loopback(told["server"]["host"]):
         return "from everybody on this machine; on another address it would not start"
     return "but it does not start on that address: no plugin authenticates"
+
+
+def _callers(told: Mapping[str, Any]) -> Iterator[str]:
+    for name, caller in told["callers"].items():
+        yield name
+        matches = [
+            f"{key} {' or '.join(values)}" for key, values in caller.get("match", {}).items()
+        ]
+        if keys := caller.get("keys"):
+            matches.append(f"one of {keys} keys" if keys > 1 else "a key")
+        yield (
+            f"  is whoever has {' and '.join(matches)}"
+            if name != "default"
+            else "  is everybody else"
+        )
+        models = caller["models"]
+        yield f"  may use {'every model' if models is None else ', '.join(models) or 'no model'}"
+        if "limits" in caller:
+            yield f"  at most {_options(caller['limits'])}"
+        if "only" in caller:
+            yield f"  only of upstreams with {_options(caller['only'])}"
 
 
 def _routes(told: Mapping[str, Any]) -> Iterator[str]:

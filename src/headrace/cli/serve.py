@@ -7,16 +7,20 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from headrace.cli.address import check_guarded, is_loopback
 from headrace.cli.group import colored
-from headrace.config.build import Plan, build
+from headrace.cli.workers import Workers, inherited
+from headrace.config.build import build
 from headrace.config.document import Document, load, parse
 from headrace.config.found import look, written
+from headrace.config.plan import Plan
 from headrace.config.problems import Problem
+from headrace.config.workers import check_workers, workers_of
 from headrace.errors import ConfigError
 from headrace.gateway import Gateway
 from headrace.version import __version__
@@ -28,14 +32,26 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--host", help="Address to listen on. Else HOST, the file, 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port. Else PORT, the file, 8080.")
+@click.option("--workers", type=click.IntRange(1), help="Else WEB_CONCURRENCY, the file, 1.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
-def command(file: Path | None, host: str | None, port: int | None, log_level: str | None) -> None:
+@click.option("--worker", type=int, hidden=True)
+@click.option("--first", is_flag=True, hidden=True)
+def command(
+    file: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    log_level: str | None,
+    worker: int | None,
+    first: bool,
+) -> None:
     """Serve the gateway that FILE describes.
 
     Without FILE it is HEADRACE_CONFIG, or ./gateway.yaml. Without any of them, what can be found is
     served: keys in the environment, an Ollama on its port, the local model, or else a mock.
     """
-    _log(log_level or os.environ.get("LOG_LEVEL") or "info")
+    level = log_level or os.environ.get("LOG_LEVEL") or "info"
+    _log(level)
     file = file or _default_file()
     document = load(file, os.environ) if file else _found()
     plan = build(document)
@@ -45,13 +61,30 @@ def command(file: Path | None, host: str | None, port: int | None, log_level: st
     check_guarded(plan, address, place)
     if not (plan.authenticates or is_loopback(address)):
         logging.getLogger("headrace").warning("everybody who reaches %s may ask: no key", address)
-    listen = port if port is not None else _port(plan)
-    from headrace.cli.server import run
+    count = workers or workers_of(plan, os.environ)
+    check_workers(plan, count)
+    from headrace.cli.server import listen, run
 
-    sys.exit(run(Gateway(plan, open=True), address, listen, banner))
+    if worker is not None:
+        listener = inherited(worker)
+        sys.exit(
+            run(
+                Gateway(plan, open=True),
+                listener,
+                partial(banner, workers=count) if first else None,
+            )
+        )
+    with listen(address, port if port is not None else _port(plan)) as listener:
+        if count == 1:
+            sys.exit(run(Gateway(plan, open=True), listener, banner))
+        told = ["--host", address, "--workers", str(count), "--log-level", level]
+        command = [sys.executable, "-m", "headrace", "serve", *([str(file)] if file else []), *told]
+        sys.exit(Workers(command, listener, count).run())
 
 
-def banner(gateway: Gateway, url: str, runs_on: str, models: list[str]) -> None:
+def banner(
+    gateway: Gateway, url: str, runs_on: str, models: list[str], *, workers: int = 1
+) -> None:
     """Tell on standard error what is live, and a line that works when it is pasted."""
     plan = gateway.plan
     say = _Sayer()
@@ -61,7 +94,7 @@ def banner(gateway: Gateway, url: str, runs_on: str, models: list[str]) -> None:
     for name in plan.disabled:
         say(f"  upstream {name}: disabled")
     say(f"  models: {', '.join(models[:12]) or 'none'}{' …' if len(models) > 12 else ''}")
-    say(f"  runs on {runs_on}")
+    say(f"  runs on {runs_on}{f', {workers} workers' if workers > 1 else ''}")
     model = models[0] if models else "MODEL"
     body = {
         "model": model,

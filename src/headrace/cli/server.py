@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import signal
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -25,15 +27,15 @@ _CUT = 1.0
 """Seconds that calls have to end once they are cut."""
 
 
-def run(gateway: Gateway, host: str, port: int, banner: Banner) -> int:
+def run(gateway: Gateway, listener: socket.socket, banner: Banner | None) -> int:
     """Serve until a signal to stop, then drain. The exit status."""
-    with _listen(host, port) as listener:
-        server = _Server(gateway, listener, banner)
-        server.run(sockets=[listener])
-        return 0 if server.started else 3
+    server = _Server(gateway, listener, banner)
+    server.run(sockets=[listener])
+    return 0 if server.started else 3
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket for that address. Raises `ConfigError` where there can be none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,7 +58,7 @@ _ADVICE = {
 class _Server(uvicorn.Server):
     """Drains as a load balancer wants it: not ready at once, then closed, then cut."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket, banner: Banner) -> None:
+    def __init__(self, gateway: Gateway, listener: socket.socket, banner: Banner | None) -> None:
         settings = gateway.plan.server
         super().__init__(
             uvicorn.Config(
@@ -79,11 +81,19 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
-        if self.started:
+        self._stay_with(os.getppid())
+        if self.started and self._banner:
             host, port = self._listener.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             models = list(await self._gateway.router.listed())
             self._banner(self._gateway, url, _runs_on(self._gateway), models)
+
+    def _stay_with(self, parent: int) -> None:
+        """Stop when whoever started this process is gone without a word."""
+        if os.getppid() != parent:
+            self.handle_exit(signal.SIGTERM, None)
+        else:
+            asyncio.get_running_loop().call_later(1.0, self._stay_with, parent)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal stop being ready, and after the delay stop; the next do not wait."""

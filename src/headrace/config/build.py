@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from headrace import caller, store, transport
@@ -20,6 +20,7 @@ from headrace.config.callers import callers, check
 from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.parts import Parts, words
+from headrace.config.plan import Plan, says
 from headrace.config.problems import Problem, did_you_mean
 from headrace.config.settings import (
     SECTIONS,
@@ -32,45 +33,10 @@ from headrace.config.settings import (
 from headrace.config.targets import levels, skipped, targets, without
 from headrace.errors import ConfigError
 from headrace.options import Duration, Secret
-from headrace.record import Observer
 from headrace.registry import name_of
 from headrace.routing import Route
 from headrace.store import Store
 from headrace.transport import Transport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a configuration says, as objects; `Gateway` makes it run."""
-
-    name: str
-    server: Server
-    chain: tuple[Plugin, ...]
-    callers: Callers
-    upstreams: Mapping[str, Upstream]
-    disabled: tuple[str, ...]
-    routes: tuple[Route, ...]
-    skipped: Mapping[str, tuple[str, ...]]
-    """Targets that no call reaches because their upstream is disabled, by their route's key."""
-    observers: tuple[Observer, ...]
-    middleware: tuple[tuple[Any, Mapping[str, Any]], ...]
-    store: Store
-    transport: Transport
-    secrets: frozenset[str] = frozenset()
-    """What `${…}` gave that must not be shown, beside what is a `Secret` or an upstream's."""
-    files: tuple[str, ...] = ()
-
-    @property
-    def authenticates(self) -> bool:
-        """Whether every call must show who asks."""
-        return any(_says(plugin, "authenticates") for plugin in self.chain)
-
-    @property
-    def admitting(self) -> tuple[Plugin, ...]:
-        """The chain, with what grants callers their rights behind those that find out who asks."""
-        asking = [n for n, plugin in enumerate(self.chain, 1) if _says(plugin, "authenticates")]
-        known = max(asking, default=0)
-        return (*self.chain[:known], self.callers.admit, *self.chain[known:])
 
 
 def build(
@@ -125,6 +91,8 @@ class _Builder:
         self.disabled: list[str] = []
         self.broken: set[Path] = set()
         """Around which plugins something could not be made."""
+        self.counting: dict[tuple[str, str], tuple[Path, Plugin]] = {}
+        """Plugins that count in the store, and the first place of each, by kind and name."""
 
     def plan(self, known: Callers, kept: Store, asked: Transport) -> Plan:
         """Everything there is."""
@@ -134,10 +102,10 @@ class _Builder:
         chain = self._plugins(("server", "chain"), server, _FRONT)
         check(
             self.parts,
-            known,
             [route for route, _ in routes],
             [upstream for upstream in upstreams if upstream],
-            limited=any(_says(plugin, "enforces_limits") for plugin in chain),
+            limited=("server",) in self.broken
+            or any(says(plugin, "enforces_limits") for plugin in chain),
         )
         return Plan(
             name=self.server.name or f"headrace-{secrets.token_hex(6)}",
@@ -152,6 +120,9 @@ class _Builder:
             middleware=middleware(self.parts, server.get("middleware")),
             store=kept,
             transport=asked,
+            counting=tuple(
+                (self.parts.document.place(path), plugin) for path, plugin in self.counting.values()
+            ),
             secrets=frozenset(self.parts.secrets(())),
             files=tuple(map(str, self.parts.document.files)),
         )
@@ -173,12 +144,12 @@ class _Builder:
         if written is None or forwarder is None or not written.enabled:
             self.disabled.append(name)
             return None
-        inside = [plugin for plugin in plugins if _says(plugin, "inside_attempt")]
+        inside = [plugin for plugin in plugins if says(plugin, "inside_attempt")]
         models = written.models
         return Upstream(
             name=name,
             forward=forwarder,
-            plugins=tuple(plugin for plugin in plugins if not _says(plugin, "inside_attempt")),
+            plugins=tuple(plugin for plugin in plugins if not says(plugin, "inside_attempt")),
             brought=(*inside, *self._brought(where, forwarder, inside)),
             models=models if isinstance(models, dict) else {model: model for model in models},
             labels=written.labels,
@@ -227,7 +198,7 @@ class _Builder:
         return Route(key=key, targets=without(asked, self.disabled), chain=chain), left_out
 
     def _check_divided(self, key: str, path: Path, asked: Targets, chain: Sequence[Plugin]) -> None:
-        dividing = [name_of("plugins", plugin) for plugin in chain if _says(plugin, "divides")]
+        dividing = [name_of("plugins", plugin) for plugin in chain if says(plugin, "divides")]
         needed = levels(asked)
         if needed <= len(dividing) or ("routes", key) in self.broken:
             return
@@ -252,10 +223,23 @@ class _Builder:
         for where, plugin in placed:
             if plugin is None:
                 self.broken.add(path[:-1])
+            elif says(plugin, "counts"):
+                self._count(where, plugin)
             for attribute, message in place.items():
-                if _says(plugin, attribute):
+                if says(plugin, attribute):
                     self.parts.problem(where, f"{name_of('plugins', plugin)!r} {message}")
         return tuple(plugin for _, plugin in placed if plugin is not None)
+
+    def _count(self, path: Path, plugin: Any) -> None:
+        """Note a plugin that counts; what two count under one name would be neither's."""
+        kind = name_of("plugins", plugin)
+        where, first = self.counting.setdefault((kind, plugin.name), (path, plugin))
+        if first is not plugin:
+            self.parts.problem(
+                path,
+                f"two {kind!r} count under the name {plugin.name!r}, the first at "
+                f"{self.parts.document.place(where)}; give one of them another 'name'",
+            )
 
 
 _FRONT = {
@@ -270,10 +254,6 @@ _UPSTREAM = {
 }
 _ROUTE = {"inside_attempt": _FRONT["inside_attempt"]}
 """What plugins say of themselves that makes no sense in a place, and why."""
-
-
-def _says(plugin: Plugin | None, attribute: str) -> bool:
-    return bool(getattr(plugin, attribute, False))
 
 
 def _suited(forwarder: Any) -> Timeouts:

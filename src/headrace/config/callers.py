@@ -11,6 +11,7 @@ from typing import Any
 
 from headrace.attempts import Upstream
 from headrace.caller import Callers, Entry, Quota, text_of
+from headrace.config.chains import plugins_that
 from headrace.config.document import Path
 from headrace.config.parts import Parts, words
 from headrace.config.problems import did_you_mean
@@ -37,7 +38,6 @@ def callers(parts: Parts, section: Mapping[str, Any]) -> Callers:
 
 def check(
     parts: Parts,
-    callers: Callers,
     routes: Iterable[Route],
     upstreams: Iterable[Upstream],
     *,
@@ -67,12 +67,12 @@ def check(
                     f"and no upstream that is enabled is; {such}"
                 )
                 parts.problem(("callers", name, "only", label), message)
-    if not limited and (entry := next((e for e in callers.written if e.limits), None)):
-        parts.problem(
-            ("callers", entry.name if entry in callers.entries else _DEFAULT, "limits"),
-            "these limits would not be kept: nothing in 'server: {chain: [...]}' does; add a "
-            "plugin that limits ('headrace plugins' lists them) behind those that authenticate",
-        )
+        if value.get("limits") and not limited:
+            parts.problem(
+                ("callers", name, "limits"),
+                "nobody would keep these limits; put a plugin that does into 'server: {chain: …}', "
+                f"{_keepers()}behind those that authenticate",
+            )
 
 
 def _entry(parts: Parts, name: str, value: Any) -> Entry | None:
@@ -135,6 +135,12 @@ def _leads_somewhere(routes: Routes, model: str) -> bool:
     if "*" in model:
         return True
     return bool(routes.for_path(model) if model.startswith("/") else routes.for_model(model))
+
+
+def _keepers() -> str:
+    """The plugins that keep limits, as the middle of a sentence."""
+    found = plugins_that("enforces_limits")
+    return f"such as {words(found)}, " if found else ""
 
 
 def _there_are(keys: list[str]) -> str:

@@ -66,6 +66,8 @@ class Server:
     """The address `headrace serve` listens on; `--host` and `HOST` come first."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """The port `headrace serve` listens on; `--port` and `PORT` come first."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """How many processes serve the port; `--workers` and `WEB_CONCURRENCY` come first."""
     auth: Literal["none"] | None = None
     """`none` lets everybody in; without it, some plugin in `chain` must authenticate."""
     max_body: Bytes = field(default_factory=lambda: Size(32_000_000))

@@ -1,0 +1,69 @@
+"""What a configuration says, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.attempts import Upstream
+from headrace.caller import Callers
+from headrace.chain import Plugin
+from headrace.config.problems import Place
+from headrace.config.settings import Server
+from headrace.record import Observer
+from headrace.routing import Route
+from headrace.store import Store
+from headrace.transport import Transport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole configuration; `Gateway` makes it run."""
+
+    name: str
+    server: Server
+    chain: tuple[Plugin, ...]
+    callers: Callers
+    upstreams: Mapping[str, Upstream]
+    disabled: tuple[str, ...]
+    routes: tuple[Route, ...]
+    skipped: Mapping[str, tuple[str, ...]]
+    """Targets that no call reaches because their upstream is disabled, by their route's key."""
+    observers: tuple[Observer, ...]
+    middleware: tuple[tuple[Any, Mapping[str, Any]], ...]
+    store: Store
+    transport: Transport
+    counting: tuple[tuple[Place, Plugin], ...] = ()
+    """Plugins that count in the store, and where each is written first."""
+    secrets: frozenset[str] = frozenset()
+    """What `${…}` gave that must not be shown, beside what is a `Secret` or an upstream's."""
+    files: tuple[str, ...] = ()
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether every call must show who asks."""
+        return any(says(plugin, "authenticates") for plugin in self.chain)
+
+    @property
+    def parts(self) -> Iterator[object]:
+        """Everything that may have to be opened, each once, in the order of the configuration."""
+        parts: list[object] = [self.store, *self.observers]
+        for upstream in self.upstreams.values():
+            parts += [upstream.forward, *upstream.plugins, *upstream.brought]
+        parts += self.chain
+        for route in self.routes:
+            parts += route.chain
+        yield from {id(part): part for part in parts}.values()
+
+    @property
+    def admitting(self) -> tuple[Plugin, ...]:
+        """The chain, with what grants callers their rights behind those that find out who asks."""
+        asking = [n for n, plugin in enumerate(self.chain, 1) if says(plugin, "authenticates")]
+        known = max(asking, default=0)
+        return (*self.chain[:known], self.callers.admit, *self.chain[known:])
+
+
+def says(plugin: Plugin | None, attribute: str) -> bool:
+    """Whether a plugin's class says this of its plugins."""
+    return bool(getattr(plugin, attribute, False))
