@@ -29,7 +29,7 @@ import click
 
 import headrace
 import headrace.testing
-from headrace import Count, Duration, Rate, Secret, Sha256, Size, registry
+from headrace import Count, Duration, Quota, Rate, Secret, Sha256, Size, registry
 from headrace.call import Timeouts
 from headrace.cli import _COMMANDS
 from headrace.config import settings
@@ -68,6 +68,7 @@ def remade(page: Path, text: str) -> str:
         written = _KINDS[part["kind"]](part["name"]).strip()
         units = Path(os.path.relpath(ROOT / "docs/configuration.md", page.parent))
         home = "" if page.name == units.name else units.as_posix()
+        written = written.replace("limits](UNITS)", f"limits]({home}#limits)")
         return f"{part['begin']}{written.replace('UNITS', f'{home}#units')}\n{part['end']}"
 
     return PART.sub(made, text)
@@ -134,6 +135,8 @@ _KIND: Mapping[Any, str] = {
     bool: "`true` or `false`",
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
+    Quota: "[limits](UNITS)",
+    dict[str, settings.Said | list[settings.Said]]: "mapping of names to a value, or to several",
 }
 
 
@@ -147,6 +150,8 @@ def _written(option: Option) -> str:
 
 
 def _in_words(kind: Any) -> str:
+    if kind in _KIND:
+        return _KIND[kind]
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return ", or ".join(_in_words(each) for each in inner if each is not type(None))
@@ -154,12 +159,12 @@ def _in_words(kind: Any) -> str:
         return _in_words(inner[0])
     if origin is Literal:
         return " or ".join(f"`{each}`" for each in inner)
-    if origin is list:
+    if origin is tuple or origin is list:
         return f"list of {_in_words(inner[0])}"
     if origin is dict:
         key, value = (_in_words(each) for each in inner)
         return f"mapping of {key} to {value}"
-    return _KIND[kind]
+    raise TypeError(f"say in _KIND how {kind} is written")
 
 
 def _default(option: Option) -> str:

@@ -27,7 +27,13 @@ PARTS = [
     for name in registry.names(group)
     if registry.named(group, name).__module__.startswith(("headrace.", "headrace_plugins."))
 ]
-SETTINGS = (settings.Server, settings.UpstreamOptions, settings.RouteOptions)
+SETTINGS = (
+    settings.Server,
+    settings.CallerOptions,
+    settings.Quota,
+    settings.UpstreamOptions,
+    settings.RouteOptions,
+)
 SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]
 
 

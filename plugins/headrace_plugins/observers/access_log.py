@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from headrace import Record
+from headrace import Limited, Record
 
 logger = logging.getLogger("headrace.access")
 
@@ -32,12 +32,14 @@ class AccessLog:
 
 def line(record: Record) -> dict[str, Any]:
     """The members of a line, in the order in which a person reads them."""
-    usage = record.usage
+    usage, caller = record.usage, record.caller
     return {
         "time": record.began.isoformat(timespec="milliseconds"),
         "id": record.id,
         "client": record.client,
-        "caller": record.caller.name if record.caller else None,
+        "caller": caller.name if caller else None,
+        "who": caller.id if caller and caller.id != caller.name else None,
+        "tenant": caller.tenant if caller else None,
         "method": record.method,
         "path": record.path,
         "operation": record.operation,
@@ -66,10 +68,16 @@ def line(record: Record) -> dict[str, Any]:
             for attempt in record.attempts
         ],
         "tokens": _present(asdict(usage)) if usage else None,
+        "limits": [_met(limit) for limit in record.limits] or None,
         "first_byte": _since(record.started, record.first_byte),
         "overhead": round(record.overhead, 6) if record.overhead is not None else None,
         "seconds": _since(record.started, record.ended),
     }
+
+
+def _met(limit: Limited) -> dict[str, Any]:
+    """What a limit did, without what it did not."""
+    return {name: value for name, value in asdict(limit).items() if value}
 
 
 def _since(start: float, end: float | None) -> float | None:
