@@ -145,7 +145,7 @@ class Callers:
     def named(self, name: str) -> Caller | None:
         """Somebody whom the entry of that name is about; None where there is none."""
         entry = next((entry for entry in self.written if entry.name == name), None)
-        return self._granted(entry, Caller("somebody")) if entry else None
+        return self._granted(entry, Caller(name)) if entry else None
 
     def _granted(self, entry: Entry, caller: Caller) -> Caller:
         listed = entry is not self.default

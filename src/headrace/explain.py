@@ -129,8 +129,8 @@ async def request_of(
     if not route.targets:
         told["refused"] = "the client gets a 503"
     route = replace(route, targets=reached(route, plan.upstreams, asks))
-    if not route.targets:
-        told.setdefault("refused", f"none of its upstreams may answer {asks.name}: a 403")
+    if not route.targets and "refused" not in told:
+        told["refused"] = f"{asks.name} gets a 403: none of its upstreams has the wanted labels"
     return {
         **told,
         "route": route.key,

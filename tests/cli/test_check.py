@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,34 @@ def test_nothing_is_written_or_left_behind(here: Path) -> None:
     headrace("check")
 
     assert list(here.parent.iterdir()) == [here]
+
+
+def test_what_each_worker_would_count_for_itself_is_told(here: Path) -> None:
+    here.write_text(f"server: {{workers: 2, chain: [rate_limit]}}\n{GOOD}")
+
+    told = headrace("check")
+
+    assert told.exit_code == 1
+    assert "gateway.yaml:1:30: each of 2 workers would count for itself" in told.stderr
+
+
+def test_the_store_is_asked_only_where_that_is_wanted(here: Path) -> None:
+    here.write_text(GOOD)
+
+    assert headrace("check").stderr == "gateway.yaml: no problems\n"
+    assert headrace("check", "--connect").stderr == (
+        "store: this process's own memory\ngateway.yaml: no problems\n"
+    )
+
+
+def test_a_store_that_does_not_answer_is_told_where_it_is_written(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    here.write_text(f"server:\n  store: redis://:CANARY@127.0.0.1:{port}/0\n{GOOD}")
+
+    assert headrace("check").exit_code == 0
+    told = headrace("check", "--connect")
+
+    assert told.exit_code == 1
+    assert told.stderr.startswith("gateway.yaml:2:10: the store does not answer: ")
+    assert "CANARY" not in told.stderr

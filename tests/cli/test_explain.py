@@ -402,3 +402,75 @@ def test_the_gateway_of_this_repository_is_explained() -> None:
 
     assert "smollm2-135m-instruct\n    local/smollm2-135m-instruct" in explained(file)
     assert "http://127.0.0.1:(a free port)/v1/" in explained(file, "--model", "gpt-4o")
+
+
+CALLERS = f"""
+server: {{chain: [api_key: {{keys: {{{HASH}: ann}}}}]}}
+callers:
+  default: {{models: [fast], only: {{region: eu}}}}
+  payments: {{match: {{tenant: [pay, bill], plan: gold}}, models: [fast, "gpt-*"], only: {{}}}}
+  robots: {{match: {{key: {HASH}}}, models: []}}
+upstreams:
+  eu: {{forwarder: mock, labels: {{region: eu}}}}
+  us: {{forwarder: mock, labels: {{region: us}}}}
+routes:
+  fast: {{chain: [fallback], targets: [us, eu]}}
+  gpt-4o: us
+"""
+
+
+@pytest.fixture
+def teams(here: Path) -> None:
+    (here / "gateway.yaml").write_text(CALLERS)
+
+
+@pytest.mark.usefixtures("teams")
+def test_callers_are_told_with_what_they_are_granted() -> None:
+    assert explained().partition("callers, the first that fits\n")[2].partition("\n\n")[0] == (
+        """\
+  payments
+    is whoever has tenant pay or bill and plan gold
+    may use fast, gpt-*
+  robots
+    is whoever has a key
+    may use no model
+    only of upstreams with region: eu
+  default
+    is everybody else
+    may use fast
+    only of upstreams with region: eu"""
+    )
+    assert HASH not in explained()
+
+
+@pytest.mark.usefixtures("teams")
+@pytest.mark.parametrize(
+    ("caller", "model", "said"),
+    [
+        ("payments", "fast", "for payments, takes the route fast"),
+        ("payments", "fast", "    us\n    eu"),
+        ("payments", "gpt-4o", "1. us"),
+        ("default", "fast", "1. eu"),
+        ("default", "gpt-4o", "default may not use this; the client gets a 404"),
+        ("robots", "fast", "robots may not use this; the client gets a 404"),
+    ],
+)
+def test_a_request_is_explained_for_a_caller(caller: str, model: str, said: str) -> None:
+    assert said in explained("--caller", caller, "--model", model)
+
+
+@pytest.mark.usefixtures("teams")
+def test_an_upstream_without_the_wanted_labels_is_not_asked(here: Path) -> None:
+    (here / "gateway.yaml").write_text(CALLERS.replace("models: [fast]", "models: [gpt-4o]"))
+
+    assert explained("--caller", "default", "--model", "gpt-4o").endswith(
+        "  nobody\n  default gets a 403: none of its upstreams has the wanted labels\n"
+    )
+
+
+@pytest.mark.usefixtures("teams")
+def test_a_caller_that_is_not_there_is_told() -> None:
+    told = headrace("explain", "--caller", "payment", "--model", "fast")
+
+    assert told.exit_code == 2
+    assert "no caller is called 'payment'; there are payments, robots, default" in told.stderr

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from headrace import Call, Duration, Next, Reply, Secret, Sha256, Transport, registry
+from headrace import Call, Duration, Next, Plugins, Reply, Secret, Sha256, Transport, registry
 from headrace.store.memory import Memory
 
 
@@ -40,6 +40,30 @@ class Fallback(Passing):
     """Ask the next target when one fails."""
 
     divides: ClassVar = True
+
+
+@dataclass(kw_only=True)
+class Limit(Passing):
+    """Keep the limits of callers."""
+
+    name: str = "limit"
+    """What it counts under."""
+    per_worker: bool = False
+    """Whether each worker may count for itself."""
+
+    counts: ClassVar = True
+    enforces_limits: ClassVar = True
+
+
+@dataclass(kw_only=True)
+class Either(Passing):
+    """Let in whoever one of some plugins lets in."""
+
+    plugins: Plugins
+    """Those that are asked."""
+
+    authenticates: ClassVar = True
+    shorthand: ClassVar = "plugins"
 
 
 @dataclass(kw_only=True)
@@ -162,7 +186,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         "plugins": points(
             api_key=ApiKey,
             cache=Cache,
+            either=Either,
             fallback=Fallback,
+            limit=Limit,
             race=Race,
             retry=Retry,
             transform=Transform,

@@ -1,4 +1,4 @@
-"""The command line: serve, check, explain, plugins, schema. Each is imported when it is called."""
+"""The command line: each command is imported when it is called."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ _COMMANDS = {
     "serve": "Serve a gateway.",
     "check": "Say every problem of a configuration, and nothing else.",
     "explain": "Print what was understood of a configuration, and what becomes of a request.",
+    "keys": "Make, list and take back the keys of callers that a file keeps.",
     "plugins": "List what can be named in gateway.yaml, or tell what one of it is for.",
     "schema": "Print the JSON Schema of gateway.yaml, for editors.",
 }

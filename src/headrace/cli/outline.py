@@ -146,8 +146,10 @@ def _route(told: Mapping[str, Any], attempts: int | None = None) -> Iterator[str
     """The plugins of a route, each above what it is wrapped around, down to the targets."""
     if told["targets"]:
         yield from _tree(told["chain"], told["targets"], told["tried_by"])
-    else:
+    elif told["skipped"]:
         yield "nobody: every upstream of it is disabled"
+    else:
+        yield "nobody"
     for target in told["skipped"]:
         yield f"skips {target}: disabled"
     count = len(list(_leaves(told["targets"])))

@@ -97,9 +97,9 @@ class _Builder:
     def plan(self, known: Callers, kept: Store, asked: Transport) -> Plan:
         """Everything there is."""
         server = self.sections["server"]
+        chain = self._plugins(("server", "chain"), server, _FRONT)
         upstreams = [self._upstream(*item) for item in self.sections["upstreams"].items()]
         routes = [self._route(*item) for item in self.sections["routes"].items()]
-        chain = self._plugins(("server", "chain"), server, _FRONT)
         check(
             self.parts,
             [route for route, _ in routes],
@@ -237,7 +237,7 @@ class _Builder:
         if first is not plugin:
             self.parts.problem(
                 path,
-                f"two {kind!r} count under the name {plugin.name!r}, the first at "
+                f"two of {kind!r} count under the name {plugin.name!r}, the first at "
                 f"{self.parts.document.place(where)}; give one of them another 'name'",
             )
 
