@@ -10,16 +10,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from headrace.call import PASSTHROUGH, Call, Limits, Timeouts, leaves
+from headrace.budget import Budget
+from headrace.call import PASSTHROUGH, Call, Limits, Patience, Target, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, UpstreamError
 from headrace.reading import Reading, first_of, reading_of
-from headrace.record import Attempt
+from headrace.record import Attempt, Record
 from headrace.reply import Event, Reply
+from headrace.rests import Rest, Rests, place_of
 
+_LONGEST_REST = 60.0
+"""Seconds for which a target is asked after others at most because it asked to wait."""
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+_NEVER_SENT = ("dns_failed", "connect_failed", "connect_timeout", "tls_failed", "upstream_resting")
 _AFTER_END = 0.05
 """Seconds for the end of the body to follow the end of the stream, so the connection is kept."""
 
@@ -40,6 +46,8 @@ class Upstream:
     timeouts: Timeouts = Timeouts()
     ask_usage: bool = True
     """Whether a stream is asked for its usage when the client did not."""
+    budget: Budget = field(default_factory=Budget)
+    """How often it is asked after others, or after itself, have failed."""
     secrets: tuple[str, ...] = ()
     """What must never be shown of what it says."""
 
@@ -47,14 +55,21 @@ class Upstream:
 class Attempts:
     """The end of every chain: asks the first target of the call, through its upstream's plugins.
 
-    `most` attempts may be made for one call, retries and other targets included.
+    `most` attempts may be made for one call, retries and other targets included. What `rests`
+    knows as closed is not asked, and that is no attempt.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], *, most: int = 3, limits: Limits = Limits()
+        self,
+        upstreams: Mapping[str, Upstream],
+        *,
+        most: int = 3,
+        limits: Limits = Limits(),
+        rests: Rests | None = None,
     ) -> None:
         self._most = most
         self._limits = limits
+        self._rests = rests or Rests()
         self._asking = {
             name: compose(upstream.plugins, partial(self.attempt, upstream))
             for name, upstream in upstreams.items()
@@ -73,16 +88,31 @@ class Attempts:
         if not call.deadline.left():
             raise TimedOut("the time for this call is over")
         target = next(leaves(call.targets))
+        if (rest := self._rests.of(target, call)) and rest.closed:
+            raise _resting(target, rest, record)
+        further = any(attempt.outcome == "failed" for attempt in record.attempts)
+        if further and not upstream.budget.allows():
+            raise _over_budget(record.attempts)
         attempt = Attempt(target=target)
         record.attempts.append(attempt)
         told = call.telling(attempt, upstream.timeouts, self._limits)
+        if not further:
+            upstream.budget.first()
         try:
-            return await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
+            reply = await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
+            upstream.budget.ended(well=True, further=further)
+            return reply
         except UpstreamError as error:
             error.scrub(upstream.secrets)
             attempt.error = error
             attempt.status = error.said or attempt.status
             attempt.end("failed")
+            upstream.budget.ended(well=not (error.again or error.elsewhere), further=further)
+            if error.retry_after:
+                wait = min(error.retry_after, _LONGEST_REST)
+                self._rests.rest(place_of(target, call), wait, why="it asked to wait")
+            if not _may_repeat(call, error):
+                raise error.final() from error
             raise
         except asyncio.CancelledError:
             attempt.end("cancelled")
@@ -101,7 +131,7 @@ class Attempts:
                 sent = call.dialect.asking_usage(sent)
         reading = reading_of(call)
         ask = compose(upstream.brought, upstream.forward)
-        patience, left = reading.patience(upstream.timeouts), call.deadline.left()
+        patience, left = reading.patience(_timeouts(upstream, call)), call.deadline.left()
         try:
             async with asyncio.timeout(min(patience, left)):
                 reply = await ask(sent)
@@ -156,6 +186,44 @@ async def _settle(reading: Reading, attempt: Attempt, error: BaseException | Non
     attempt.usage = reading.usage
     incomplete = isinstance(error, CallError)
     attempt.end("ok" if error is None else "incomplete" if incomplete else "cancelled")
+
+
+def _timeouts(upstream: Upstream, call: Call) -> Timeouts:
+    """The upstream's, but that a plugin above may have less patience."""
+    own, asked = upstream.timeouts, call.told(Patience)
+    if asked is None:
+        return own
+    return replace(own, first_event=min(own.first_event, asked.seconds))
+
+
+def _may_repeat(call: Call, error: UpstreamError) -> bool:
+    """Whether asking again could do nothing twice.
+
+    What is passed through may create something (a file, a batch): unless its method says that it
+    does not (RFC 9110, 9.2.2), or the client gave a key for that, only what was never sent is.
+    """
+    safe = call.operation != PASSTHROUGH or call.method in _IDEMPOTENT
+    return safe or error.code in _NEVER_SENT or "idempotency-key" in call.headers
+
+
+def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
+    record.resting[target] = rest.until
+    return UpstreamError(
+        "this upstream is not asked for the moment, because it has failed",
+        code="upstream_resting",
+        status=503,
+        again=False,
+        retry_after=rest.left,
+    )
+
+
+def _over_budget(attempts: list[Attempt]) -> UpstreamError:
+    """The last failure once more: this upstream has failed too often to be asked beyond it."""
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    last = errors[-1] if errors else None
+    if last is None:
+        return UpstreamError("too many calls have failed", code="retry_budget", again=False)
+    return last.final(elsewhere=last.elsewhere)
 
 
 def _used_up(attempts: list[Attempt]) -> UpstreamError:

@@ -93,6 +93,13 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How many seconds a plugin would wait for a first output; told to the attempts below it."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Outgoing:
     """Headers that the upstream gets beside its own; told by a plugin to the forwarder below."""
 

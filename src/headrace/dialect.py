@@ -241,17 +241,14 @@ class OpenAI:
         return UpstreamError.refused(status, event.data or b"")
 
     def error(self, error: CallError) -> bytes:
-        """`{"error": {message, type, param, code}}`."""
-        return orjson.dumps(
-            {
-                "error": {
-                    "message": error.message,
-                    "type": error.type,
-                    "param": error.param,
-                    "code": error.code,
-                }
-            }
-        )
+        """`{"error": {message, type, param, code}}`, and the attempts if there were several."""
+        told = {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+        return orjson.dumps({"error": {**told, "attempts": error.tried} if error.tried else told})
 
     def error_event(self, error: CallError) -> bytes:
         """The same as one event; no `[DONE]` follows it."""

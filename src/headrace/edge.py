@@ -35,7 +35,7 @@ from headrace.errors import (
 from headrace.intake import Bounds, check_head, check_local, check_media, check_site, too_large
 from headrace.record import Observer, Record
 from headrace.reply import Reply, shielded
-from headrace.telling import hints, telling
+from headrace.telling import hints, telling, tried
 
 logger = logging.getLogger("headrace")
 
@@ -334,6 +334,8 @@ class _Exchange:
     async def _refuse(self, error: CallError) -> None:
         self.record.code = error.code
         self.record.said = self.record.said or error.message
+        if len(self.record.attempts) > 1:
+            error.tried = tried(self.record)
         body = self._dialect.error(error)
         media = _MEDIA["json"]
         passed = self.record.operation == PASSTHROUGH

@@ -52,6 +52,8 @@ class CallError(HeadraceError):
         self.code = code or self.default_code
         self.param = param
         self.headers = dict(headers or {})
+        self.tried: Sequence[Mapping[str, object]] = ()
+        """The attempts that were made, where there were several."""
 
 
 class BadRequest(CallError):
@@ -68,9 +70,11 @@ class Unauthorized(CallError):
     type = "authentication_error"
     default_code = "invalid_api_key"
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None, error: str | None = None) -> None:
+        """`error` is for a token that was shown: what is wrong, in the words of RFC 6750, 3.1."""
         # RFC 9110, 11.6.1: an answer of 401 says how to show who one is.
-        super().__init__(message, code=code, headers={"www-authenticate": "Bearer"})
+        asked = f'Bearer error="{error}"' if error else "Bearer"
+        super().__init__(message, code=code, headers={"www-authenticate": asked})
 
 
 class Forbidden(CallError):
@@ -218,8 +222,8 @@ class UpstreamError(CallError):
             headers=headers,
         )
 
-    def final(self) -> UpstreamError:
-        """The same failure, not to be tried again anywhere."""
+    def final(self, *, elsewhere: bool = False) -> UpstreamError:
+        """The same failure, not to be tried again there, nor, unless said so, elsewhere."""
         return UpstreamError(
             self.message,
             code=self.code or "attempts_used_up",
@@ -229,7 +233,7 @@ class UpstreamError(CallError):
             said=self.said,
             body=self.body,
             again=False,
-            elsewhere=False,
+            elsewhere=elsewhere,
             retry_after=self.retry_after,
             headers=self.headers,
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
 
 
-class _Option:
+class Option:
     """What makes a class an option: it can be read from a value, and has a schema for editors."""
 
     __slots__ = ()
@@ -75,7 +75,7 @@ _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _DURATION = "".join(rf"(?:({_NUMBER}){unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms"))
 
 
-class Duration(_Option, float):
+class Duration(Option, float):
     """A time, such as 200ms, 5s, 10m, 2h, 1d or 1h30m; in code, seconds."""
 
     __slots__ = ()
@@ -117,7 +117,7 @@ _SECONDS = {
 }
 
 
-class _Whole(_Option, int):
+class _Whole(Option, int):
     """A whole number, with a unit behind it that multiplies it."""
 
     __slots__ = ()
@@ -173,7 +173,7 @@ class Count(_Whole):
 
 
 @dataclass(frozen=True)
-class Rate(_Option):
+class Rate(Option):
     """How many in which time, such as 60/minute, 2M/day, 10/s or 100/5m."""
 
     amount: int
@@ -214,7 +214,7 @@ class Rate(_Option):
 _PERIODS = {"second": "1s", "minute": "1m", "hour": "1h", "day": "1d"}
 
 
-class Secret(_Option):
+class Secret(Option):
     """Something that must not be shown; best written as ${NAME} or ${file:/run/secrets/name}.
 
     Whoever prints, logs, formats, dumps or pickles one gets `***`. `reveal()` is the only way in.
@@ -271,7 +271,7 @@ class Secret(_Option):
         return Secret, ("***",)
 
 
-class Sha256(_Option, str):
+class Sha256(Option, str):
     """The SHA-256 of a key, in hexadecimal: `printf %s "$KEY" | sha256sum`."""
 
     __slots__ = ()

@@ -95,6 +95,8 @@ class Record:
     """The key of the route that matched, as the configuration has it."""
     stream: bool = False
     attempts: list[Attempt] = field(default_factory=list)
+    resting: dict[Target, float] = field(default_factory=dict)
+    """Targets that were not asked because they are closed, and until when by the loop's clock."""
     answered: Attempt | None = None
     """The attempt whose reply went to the client."""
     limits: list[Limited] = field(default_factory=list)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
+from collections.abc import Iterator
 
 from headrace.errors import CallError, UpstreamError
 from headrace.record import Record
+
+_MOST_TIMINGS = 8
 
 
 def telling(record: Record) -> dict[str, str]:
@@ -21,7 +25,38 @@ def telling(record: Record) -> dict[str, str]:
             headers["x-headrace-instead-of"] = record.asked
     if (overhead := record.overhead) is not None:
         headers["x-headrace-overhead-ms"] = f"{overhead * 1000:.1f}"
+        headers["server-timing"] = ", ".join(_timings(record, overhead))
     return headers
+
+
+def tried(record: Record) -> list[dict[str, object]]:
+    """The attempts of a call that failed, as its client is told: who, how it ended, how long."""
+    return [
+        {
+            "upstream": attempt.target.upstream,
+            "model": attempt.model,
+            "outcome": attempt.outcome,
+            "status": attempt.status,
+            "code": attempt.error.code if attempt.error else None,
+            "seconds": round((attempt.ended or time.monotonic()) - attempt.started, 3),
+        }
+        for attempt in record.attempts
+    ]
+
+
+def _timings(record: Record, overhead: float) -> Iterator[str]:
+    """What took how many milliseconds to the first byte (w3.org/TR/server-timing)."""
+    yield f"gateway;dur={overhead * 1000:.1f}"
+    for number, attempt in enumerate(record.attempts[:_MOST_TIMINGS], 1):
+        until = attempt.first_output or attempt.ended or record.first_byte or attempt.started
+        took = (until - attempt.started) * 1000
+        said = f"{attempt.target.upstream} {attempt.outcome or 'ok'}"
+        yield f'attempt-{number};desc="{_quoted(said)}";dur={took:.1f}'
+
+
+def _quoted(text: str) -> str:
+    """Text inside a quoted string of a header (RFC 9110, 5.6.4)."""
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def hints(error: CallError, record: Record) -> dict[str, str]:
@@ -32,12 +67,14 @@ def hints(error: CallError, record: Record) -> dict[str, str]:
     hints: dict[str, str] = {}
     if len(record.attempts) > 1:
         hints["x-should-retry"] = "false"
-    waits = [
+    now = asyncio.get_running_loop().time()
+    waits = [until - now for until in record.resting.values()]
+    waits += [
         attempt.error.retry_after - (time.monotonic() - attempt.ended)
         for attempt in record.attempts
         if attempt.error and attempt.error.retry_after and attempt.ended
     ]
-    if waits and isinstance(error, UpstreamError):
+    if waits and isinstance(error, UpstreamError) and error.status in (429, 503):
         wait = max(0.001, min(waits))
         hints["retry-after"] = str(math.ceil(wait))
         hints["retry-after-ms"] = str(math.ceil(wait * 1000))

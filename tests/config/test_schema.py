@@ -52,6 +52,8 @@ def _fits(value: Any, told: dict[str, Any], keyword: str, whole: Any) -> bool:
             return any(fits(value, choice, whole) for choice in wanted)
         case "const", _:
             return type(value) is type(wanted) and bool(value == wanted)
+        case "enum", _:
+            return any(type(value) is type(each) and value == each for each in wanted)
         case "type", _:
             kinds = wanted if isinstance(wanted, list) else [wanted]
             number = not isinstance(value, bool) or "boolean" in kinds
@@ -91,8 +93,8 @@ def _fits(value: Any, told: dict[str, Any], keyword: str, whole: Any) -> bool:
 
 
 KEYWORDS = {
-    *("$ref", "anyOf", "const", "type", "pattern", "minimum", "maximum", "items", "minItems"),
-    "minLength",
+    *("$ref", "anyOf", "const", "enum", "type", "pattern", "minimum", "maximum"),
+    *("items", "minItems", "minLength"),
     *("minProperties", "maxProperties", "required", "propertyNames", "properties"),
     *("patternProperties", "additionalProperties"),
 }
@@ -136,7 +138,8 @@ def test_it_is_plain_json() -> None:
 def of_part(group: Group, name: str) -> dict[str, Any]:
     """What the schema says of the options of a part."""
     choices = schema()["$defs"][group]["anyOf"]
-    return next(c["properties"][name] for c in choices if name in c.get("properties", {}))
+    told = next(c["properties"][name] for c in choices if name in c.get("properties", {}))
+    return told["anyOf"][0] if "anyOf" in told else told  # what may also be written without a name
 
 
 REGISTERED = [

@@ -12,7 +12,8 @@ from headrace.options import Size
 from headrace.store import Store, being_built
 from headrace.store.memory import Memory
 from headrace.testing.clock import Clock
-from headrace.testing.contracts.store import StoreContract, free, holder, upto
+from headrace.testing.contracts.steps import free, holder, upto
+from headrace.testing.contracts.store import StoreContract
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace import Call, Duration, Reply, UpstreamError
+from headrace.budget import Budget
 from headrace.testing import (
     Client,
     Clock,
@@ -113,7 +114,7 @@ async def test_the_longest_wait_doubles_up_to_a_bound_and_any_part_of_it_is_draw
     upstream.script(refuses(503))
 
     with pytest.raises(UpstreamError):
-        await ask(retry(6), upstream=upstream, call=call())
+        await ask(retry(6), upstream=upstream, call=call(), budget=Budget(share=9))
 
     assert upstream.times == times
 
