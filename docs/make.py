@@ -21,6 +21,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -29,7 +30,7 @@ import click
 
 import headrace
 import headrace.testing
-from headrace import Count, Duration, Quota, Rate, Secret, Sha256, Size, registry
+from headrace import Count, Duration, Failure, Key, Plugins, Quota, Rate, Secret, Sha256, Size, registry
 from headrace.call import Timeouts
 from headrace.cli import _COMMANDS
 from headrace.config import settings
@@ -112,6 +113,8 @@ def _part(path: str) -> Any:
     group, _, name = path.partition("/")
     if group == "settings":
         return getattr(settings, name)
+    if group == "headrace":
+        return getattr(headrace, name)
     return registry.named(typing.cast("Group", group), name)
 
 
@@ -127,6 +130,7 @@ _KIND: Mapping[Any, str] = {
     Size: "[size](UNITS)",
     Count: "[count](UNITS)",
     Rate: "[rate](UNITS)",
+    Failure: "[failure](UNITS)",
     Secret: "[secret](UNITS)",
     Sha256: "[SHA-256](UNITS)",
     str: "text",
@@ -136,6 +140,9 @@ _KIND: Mapping[Any, str] = {
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
     Quota: "[limits](UNITS)",
+    Key: "[more of it](#what-is-known-of-a-key)",
+    datetime: "[date](UNITS)",
+    Plugins: "list of plugins, or a chain's name",
     dict[str, settings.Said | list[settings.Said]]: "mapping of names to a value, or to several",
 }
 
@@ -212,9 +219,14 @@ def _own(timeout: str | None) -> str:
 
 
 def _help(name: str) -> str:
-    """What a command says to --help."""
+    """What a command, or one below it such as keys/add, says to --help."""
+    name, _, below = name.partition("/")
     command: click.Command = importlib.import_module(f"headrace.cli.{name}").command
     context = click.Context(command, info_name=f"headrace {name}", terminal_width=88)
+    if below:
+        assert isinstance(command, click.Group)
+        command = command.commands[below]
+        context = click.Context(command, context, below)
     return f"```text\n{command.get_help(context)}\n```"
 
 

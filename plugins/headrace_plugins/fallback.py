@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from headrace import Call, Next, Reply, UpstreamError
+from headrace import Call, Duration, Failure, Next, Patience, Reply, Rests, UpstreamError, meant
 
 
 @dataclass(kw_only=True)
 class Fallback:
     """Ask the next target when one fails before its first output.
 
-    Targets are asked in the order of the route. What a client did wrong is wrong everywhere and is
-    not asked again; what an upstream refuses for its own reasons (its key, its limits, its state)
-    is asked elsewhere.
+    Targets are asked in the order of the route; one that rests, because it asked to wait or has
+    failed too often, after the others. What a client did wrong is wrong everywhere and is not asked
+    again; what an upstream refuses for its own reasons (its key, its limits, its state) is asked
+    elsewhere.
     """
+
+    on: list[Failure] | None = None
+    """Failures after which the next target is asked, and no others; else all that are not the
+    client's: 408, 409, 429, 5xx, the gateway's key, and whatever is no answer."""
+    patience: Duration | None = None
+    """How long to wait for a target's first output before the next one is asked; the last one has
+    the time that its upstream has anyway."""
+    rests: Rests = field(default_factory=Rests.of_server)
 
     divides: ClassVar = True
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Go through the targets until one answers; the last one's failure is the client's."""
-        *others, last = call.targets
+        *others, last = self.rests.awake_first(call)
         for target in others:
+            asked = call.towards(target)
             try:
-                return await call_next(call.towards(target))
+                return await call_next(
+                    asked.telling(Patience(self.patience)) if self.patience else asked
+                )
             except UpstreamError as error:
-                if not error.elsewhere:
+                if not meant(self.on, error, else_=error.elsewhere):
                     raise
         return await call_next(call.towards(last))

@@ -6,7 +6,7 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
-from headrace import Call, Duration, Next, Reply, UpstreamError
+from headrace import Call, Duration, Failure, Next, Reply, UpstreamError, meant
 
 
 @dataclass(kw_only=True)
@@ -27,6 +27,9 @@ class Retry:
     """The longest wait before the second time; it doubles from there."""
     longest: Duration = field(default_factory=lambda: Duration(10))
     """No wait is longer than this."""
+    on: list[Failure] | None = None
+    """Failures after which the target is asked again, and no others; else those that may be over a
+    moment later: 408, 409, 429, 5xx, and whatever is no answer."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -39,7 +42,8 @@ class Retry:
                 return await call_next(call)
             except UpstreamError as error:
                 wait = self._wait(made, error)
-                if not error.again or wait > min(self.longest, call.deadline.left()):
+                again = meant(self.on, error, else_=error.again)
+                if not again or wait > min(self.longest, call.deadline.left()):
                     raise
             await asyncio.sleep(wait)
         return await call_next(call)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Deadline,
         Limits,
         Outgoing,
+        Patience,
         Target,
         Targets,
         Timeouts,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Unsupported,
         UpstreamError,
     )
+    from headrace.failures import Failure, meant
     from headrace.forwarder import Forwarder, Found
     from headrace.framing import NDJSON, SSE, Frame, sse
     from headrace.gateway import Gateway
@@ -53,17 +55,23 @@ if TYPE_CHECKING:
         fetch_json,
         read_all,
     )
+    from headrace.keyring import Keyring, bearing
+    from headrace.keys import Key, KeyFile
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
+    from headrace.pages import Page, Pages
     from headrace.record import Attempt, Limited, Observer, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
+    from headrace.rests import Rest, Rests, place_of
+    from headrace.routing import Routes
     from headrace.store import Full, Step, Store, Unavailable
+    from headrace.store.memory import Memory
     from headrace.transport import Request, Response, Transport
 
 _HOMES = {
     "body": ["REMOVED"],
     "call": [
-        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Target"),
+        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience", "Target"),
         *("Targets", "Timeouts", "leaves"),
     ],
     "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota"],
@@ -78,14 +86,21 @@ _HOMES = {
     "http_exchange": [
         *("check_base_url", "check_headers", "exchange", "fetch_json", "read_all"),
     ],
+    "failures": ["Failure", "meant"],
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
+    "keys": ["Key", "KeyFile"],
+    "keyring": ["Keyring", "bearing"],
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
+    "pages": ["Page", "Pages"],
     "record": ["Attempt", "Limited", "Observer", "Record", "Usage"],
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
+    "routing": ["Routes"],
+    "rests": ["Rest", "Rests", "place_of"],
     "store": ["Full", "Step", "Store", "Unavailable"],
+    "store.memory": ["Memory"],
     "transport": ["Request", "Response", "Transport"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -110,6 +125,7 @@ __all__ = [
     "Dialect",
     "Duration",
     "Event",
+    "Failure",
     "Forbidden",
     "Forwarder",
     "Found",
@@ -117,14 +133,21 @@ __all__ = [
     "Full",
     "Gateway",
     "HeadraceError",
+    "Key",
+    "KeyFile",
+    "Keyring",
     "Limited",
     "Limits",
+    "Memory",
     "MethodNotAllowed",
     "Next",
     "NotFound",
     "Observer",
     "Outgoing",
     "Overloaded",
+    "Page",
+    "Pages",
+    "Patience",
     "Plugin",
     "Plugins",
     "Quota",
@@ -134,6 +157,9 @@ __all__ = [
     "Reply",
     "Request",
     "Response",
+    "Rest",
+    "Rests",
+    "Routes",
     "Secret",
     "Sha256",
     "Size",
@@ -152,12 +178,15 @@ __all__ = [
     "Usage",
     "__version__",
     "bearer",
+    "bearing",
     "check_base_url",
     "check_headers",
     "compose",
     "exchange",
     "fetch_json",
     "leaves",
+    "meant",
+    "place_of",
     "read_all",
     "sha256",
     "shielded",

@@ -214,6 +214,7 @@ def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
         status=503,
         again=False,
         retry_after=rest.left,
+        decided=True,
     )
 
 
@@ -235,6 +236,7 @@ def _used_up(attempts: list[Attempt]) -> UpstreamError:
         code="attempts_used_up",
         again=False,
         elsewhere=False,
+        decided=True,
     )
 
 

@@ -148,7 +148,8 @@ class UpstreamError(CallError):
 
     `again` says whether the same target may do better a moment later, `elsewhere` whether another
     target may. `said` is the status the upstream answered with, `body` what it wrote, both None
-    where there was no answer. `retry_after` is what it asked us to wait, in seconds.
+    where there was no answer. `retry_after` is what it asked us to wait, in seconds. `decided` says
+    that `again` and `elsewhere` are the gateway's own decision, whatever plugins are told to do.
     """
 
     status = 502
@@ -168,6 +169,7 @@ class UpstreamError(CallError):
         elsewhere: bool = True,
         retry_after: float | None = None,
         headers: Mapping[str, str] | None = None,
+        decided: bool = False,
     ) -> None:
         super().__init__(message, code=code, param=param, headers=headers)
         self.status = status
@@ -177,6 +179,7 @@ class UpstreamError(CallError):
         self.again = again
         self.elsewhere = elsewhere
         self.retry_after = retry_after
+        self.decided = decided
 
     @classmethod
     def refused(
@@ -236,6 +239,7 @@ class UpstreamError(CallError):
             elsewhere=elsewhere,
             retry_after=self.retry_after,
             headers=self.headers,
+            decided=True,
         )
 
     def scrub(self, secrets: Iterable[str]) -> None:

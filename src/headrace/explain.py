@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from headrace.attempts import Attempts, Upstream
 from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, leaves
 from headrace.caller import Caller, Entry
-from headrace.chain import compose
+from headrace.chain import Plugins, compose
 from headrace.config.build import build
 from headrace.config.document import Document
 from headrace.config.fields import options_of
@@ -281,7 +281,9 @@ class _Shown:
     def options(self, thing: object) -> dict[str, Any]:
         """The options of a thing that differ from their defaults."""
         return {
-            option.name: self.member(option.name, value)
+            option.name: self.parts("plugins", value)
+            if option.kind == Plugins
+            else self.member(option.name, value)
             for option in options_of(type(thing)).values()
             if (value := getattr(thing, option.name)) != option.default
         }
@@ -289,7 +291,7 @@ class _Shown:
     def member(self, name: str, value: Any) -> Any:
         """A value by its name; of a mapping of keys, the names of those whose keys they are."""
         if isinstance(value, Mapping) and any(isinstance(key, Sha256) for key in value):
-            return [self.plain(inner) for inner in value.values()]
+            return [self.plain(getattr(inner, "name", inner)) for inner in value.values()]
         return "***" if looks_secret(name) and value is not None else self.plain(value)
 
     def plain(self, value: Any) -> Any:

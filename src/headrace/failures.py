@@ -37,7 +37,7 @@ class Failure(Option, str):
 
 
 def meant(failures: Sequence[Failure] | None, error: UpstreamError, *, else_: bool) -> bool:
-    """Whether `error` is one of `failures`; where none are written, `else_`."""
-    if failures is None:
+    """Whether `error` is one of `failures`; where none are written, or it is decided, `else_`."""
+    if failures is None or error.decided:
         return else_
     return any(failure.fits(error) for failure in failures)

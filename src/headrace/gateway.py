@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from uuid import uuid4
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import pages
@@ -74,6 +74,7 @@ class Gateway:
                 plan.upstreams,
                 most=plan.server.attempts,
                 limits=Limits(event=plan.server.max_event, answer=plan.server.max_answer),
+                rests=plan.rests,
             ),
             dialects=dialects,
             listings={
@@ -95,6 +96,11 @@ class Gateway:
             caller=caller,
             local_only=not (plan.authenticates or caller or plan.server.auth == "none"),
         )
+        self._pages = {
+            path: page
+            for observer in plan.observers
+            for path, page in getattr(observer, "pages", {}).items()
+        }
         app: ASGIApp = self._inside
         for middleware, options in reversed(plan.middleware):
             app = middleware(app, **options)
@@ -172,12 +178,13 @@ class Gateway:
     async def _page(self, scope: Scope) -> pages.Page | None:
         if not self._running:
             logger.critical(_FORGOTTEN)
-            error = Overloaded(_FORGOTTEN, code="not_started")
-            headers = {"content-type": "application/json", "x-request-id": f"req_{uuid4().hex}"}
-            return pages.Page(503, headers, OPENAI.error(error))
+            return pages.refused(Overloaded(_FORGOTTEN, code="not_started"))
         if scope["method"] not in ("GET", "HEAD"):
             return None
-        match path_below(scope):
+        path = path_below(scope)
+        if page := self._pages.get(path):
+            return await pages.shown(page, HTTPConnection(scope))
+        match path:
             case "/health" | "/healthz":
                 return pages.health()
             case "/readyz":

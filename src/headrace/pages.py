@@ -1,17 +1,27 @@
-"""What anybody may ask the gateway itself: whether it lives, whether it is ready, what it is."""
+"""What the gateway answers by itself: whether it lives, whether it is ready, what it is.
+
+An observer may have pages, too: see `Pages`.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import html
+import logging
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
+from uuid import uuid4
 
 import orjson
+from starlette.requests import HTTPConnection
 
+from headrace.dialect import OPENAI
+from headrace.errors import CallError
 from headrace.version import __version__
+
+logger = logging.getLogger("headrace")
 
 _STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 18%, transparent); }
@@ -36,12 +46,43 @@ _SAFE = {
 }
 
 
+OWN = ("/", "/health", "/healthz", "/readyz")
+"""Where the gateway's own pages are."""
+
+
 class Page(NamedTuple):
-    """An answer of the gateway's own."""
+    """An answer of the gateway's own, or of an observer's: no call, so nobody is told of it."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+Answer: TypeAlias = Callable[[HTTPConnection], Awaitable[Page]]
+"""What answers a request for a page; to refuse, it raises a `CallError`."""
+Pages: TypeAlias = Mapping[str, Answer]
+"""Pages by their paths, for GET: an observer's attribute `pages`.
+
+Nobody has asked for a key by then: each page decides for itself who may see it.
+"""
+
+
+async def shown(answer: Answer, asked: HTTPConnection) -> Page:
+    """What an observer's page answers; a failure is told as OpenAI tells errors."""
+    try:
+        return await answer(asked)
+    except CallError as error:
+        return refused(error)
+    except Exception:
+        logger.exception("the page at %s failed", asked.scope["path"])
+        return refused(CallError("the gateway failed; its log says why"))
+
+
+def refused(error: CallError) -> Page:
+    """An error in place of a page."""
+    told = {"content-type": "application/json", "cache-control": "no-store"}
+    headers = {**error.headers, **told, "x-request-id": f"req_{uuid4().hex}"}
+    return Page(error.status, headers, OPENAI.error(error))
 
 
 def health() -> Page:

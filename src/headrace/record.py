@@ -145,5 +145,6 @@ class Record:
 
 
 # A class whose attribute `by_default` is true observes where the configuration names no observers.
+# An observer may have an attribute `pages`, answers to GET by path: `headrace.pages.Pages`.
 Observer = Callable[[Record], None]
 """Is told of every closed record. It must not block; what it raises is logged, and that is all."""

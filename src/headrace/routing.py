@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from headrace.attempts import Upstream
@@ -32,6 +33,9 @@ from headrace.patterns import glob
 from headrace.reply import Reply
 
 logger = logging.getLogger("headrace")
+
+being_built: ContextVar[Routes] = ContextVar("routes_of_server")
+"""The routes of the gateway whose parts are being made; set by whoever builds it."""
 
 _METHODS = ("GET", "POST")
 _ASKED_EVERY = 60.0
@@ -72,6 +76,11 @@ class Routes:
         self._models = [(glob(r.key), r) for r in patterns if not r.is_path and r.key != "*"]
         self._paths = [(glob(r.key), r) for r in patterns if r.is_path]
         self._any = next((route for route in patterns if route.key == "*"), None)
+
+    @staticmethod
+    def of_server() -> Routes:
+        """Those of the gateway that is being built, by their keys; outside of one, none."""
+        return being_built.get(None) or Routes((), ())
 
     def for_model(self, model: str) -> Route | None:
         """The route for a model's name; its targets name the model where the key gives it."""

@@ -14,7 +14,7 @@ from headrace.version import __version__
 
 from .running import command, headrace, process
 
-COMMANDS = ["serve", "check", "explain", "plugins", "schema"]
+COMMANDS = ["serve", "check", "explain", "keys", "plugins", "schema"]
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])

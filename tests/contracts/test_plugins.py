@@ -13,6 +13,9 @@ from headrace.testing import PluginContract
 
 WRITTEN = """
 plugins:
+- any_of:
+  - api_key: {keys: {48e05db129439dec05c1e64ab04b8f48b37ee81d324b1a82cd104b5036d5e56b: bob}}
+  - api_key: {keys: {51758ef6921494b7695e67d9ec91c5eda24426b1467a5410f2e3b19ea9244465: ann}}
 - api_key: {keys: {51758ef6921494b7695e67d9ec91c5eda24426b1467a5410f2e3b19ea9244465: ann}}
 - fallback
 - retry
@@ -21,7 +24,10 @@ plugins:
 - transform: {set: {temperature: 0}, default: {top_p: 1}, remove: [user]}
 - transform: {headers: {x-team: red}, reply_headers: {x-answered-by: headrace}}
 """
-HEADERS: Mapping[str, Mapping[str, str]] = {"api_key": {"authorization": "Bearer sk-ann"}}
+HEADERS: Mapping[str, Mapping[str, str]] = {
+    "any_of": {"authorization": "Bearer sk-ann"},
+    "api_key": {"authorization": "Bearer sk-ann"},
+}
 
 DOCUMENT = parse(WRITTEN, "gateway.yaml", {})
 NAMES = [each if isinstance(each, str) else next(iter(each)) for each in DOCUMENT.value["plugins"]]

@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from contextlib import chdir
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from .serving import MOCK, ran
 YAML = [block for block in blocks("yaml") if not block.words.keys() & {"wrong", "other"}]
 SHELL = {"curl", "export", "openssl", "pip", "printf", "pytest", "python", "sha256sum", "uvicorn"}
 """Commands, beside headrace and make, that a page may tell people to type."""
+KEYS = ROOT / "examples" / "api-keys"
+"""Where parts of a configuration find the `keys.yaml` that they may name."""
 UPSTREAMS = ("openai", "azure", "ollama", "local", "a", "b", "c")
 """Those that parts of a configuration may name as targets."""
 
@@ -87,7 +90,8 @@ def problems_of(
         text, name or block.page.name, environ, base=block.page.path.parent, unset_ok=not environ
     )
     try:
-        build(document)
+        with chdir(KEYS):
+            build(document)
     except ConfigError as error:
         return [str(problem) for problem in error.problems]
     return []

@@ -24,7 +24,10 @@ TOLD: Mapping[str, tuple[str, ...]] = {
         *("x-headrace-attempts: 3", "x-headrace-upstream: stand-in", "I stand in for it."),
     ),
     "examples/ollama/README.md": ("The sky is blue.", "['llama3.2:latest']\nThe sky is blue."),
-    "examples/api-keys/README.md": ("mock/mock", "missing_api_key", "mock upstream"),
+    "examples/api-keys/README.md": (
+        *("mock/mock", '"models":["fast"]', "invalid_api_key", "missing_api_key"),
+        "mock upstream",
+    ),
     "examples/mounted/README.md": ("mock upstream",),
 }
 """Pages with something to run, and what must be printed there."""

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from headrace import BadRequest, Call, ConfigError, Next, Reply, Unsupported, UpstreamError
+from headrace import (
+    BadRequest,
+    Call,
+    ConfigError,
+    Duration,
+    Failure,
+    Next,
+    Reply,
+    Rests,
+    Unsupported,
+    UpstreamError,
+    compose,
+)
+from headrace.attempts import Attempts
+from headrace.attempts import Upstream as Configured
+from headrace.telling import hints
 from headrace.testing import (
     Clock,
     Upstream,
@@ -152,3 +167,95 @@ def test_a_route_with_several_targets_needs_it() -> None:
 
     with pytest.raises(ConfigError, match="add 'fallback' to it"):
         gateway(upstreams + "routes: {fast: {targets: [a, b]}}")
+
+
+# Which failures, how long, and who rests
+
+
+@pytest.mark.parametrize(
+    ("on", "status", "asked"),
+    [
+        (["5xx"], 503, ["a", "b"]),
+        (["5xx"], 429, ["a"]),
+        (["429", "404"], 404, ["a", "b"]),
+        (["429"], 500, ["a"]),
+        ([], 500, ["a"]),
+    ],
+)
+async def test_which_failures_are_asked_elsewhere_can_be_written(
+    on: list[str], status: int, asked: list[str]
+) -> None:
+    upstream = Upstream()
+    upstream.script(refuses(status))
+
+    with pytest.raises(UpstreamError):
+        await ask(
+            Fallback(on=[Failure(each) for each in on]),
+            upstream=upstream,
+            call=call(targets=["a", "b"]),
+        )
+
+    assert upstream.asked == asked
+
+
+async def test_a_code_names_a_failure_without_an_answer(clock: Clock) -> None:
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(silent(), says("hello"))
+    fallback = Fallback(on=[Failure("first_byte_timeout")])
+
+    reply = await ask(
+        fallback, upstream=upstream, call=call(stream=True, targets=["a", "b"], seconds=900)
+    )
+
+    assert await text(reply) == "hello"
+
+
+async def test_only_the_last_target_has_all_the_time_there_is(clock: Clock) -> None:
+    clock.jumps = True
+    began = clock.now
+    upstream = Upstream()
+    upstream.script(silent())
+
+    with pytest.raises(UpstreamError) as raised:
+        await ask(
+            Fallback(patience=Duration(2)),
+            upstream=upstream,
+            call=call(stream=True, targets=["a", "b", "c"]),
+        )
+
+    assert raised.value.code == "first_byte_timeout"
+    assert clock.now - began == pytest.approx(2 + 2 + 60, abs=1)
+
+
+async def test_who_asked_to_wait_is_asked_after_the_others(clock: Clock) -> None:
+    rests = Rests()
+    upstream = Upstream()
+    upstream.script(refuses(429, retry_after=20), says("hello"))
+    attempts = attempts_of(upstream, rests)
+    fallback = compose([Fallback(rests=rests)], attempts)
+
+    await text(await fallback(call(targets=["a", "b"])))
+    await text(await fallback(call(targets=["a", "b"])))
+    clock.advance(21)
+    await text(await fallback(call(targets=["a", "b"])))
+
+    assert upstream.asked == ["a", "b", "b", "a"]
+
+
+async def test_when_all_are_closed_the_client_is_told_who_is_free_first() -> None:
+    rests = Rests()
+    rests.rest(("a", None), 30, why="down", closed=True)
+    rests.rest(("b", None), 10, why="down", closed=True)
+    given = call(targets=["a", "b"])
+
+    with pytest.raises(UpstreamError) as raised:
+        await compose([Fallback(rests=rests)], attempts_of(Upstream(), rests))(given)
+
+    assert (raised.value.status, raised.value.code) == (503, "upstream_resting")
+    assert hints(raised.value, given.record)["retry-after"] == "10"
+
+
+def attempts_of(upstream: Upstream, rests: Rests) -> Attempts:
+    configured = {name: Configured(name=name, forward=upstream) for name in ("a", "b")}
+    return Attempts(configured, rests=rests)

@@ -16,6 +16,7 @@ from headrace import (
     Secret,
     Transport,
     UpstreamError,
+    bearing,
     check_base_url,
     check_headers,
     exchange,
@@ -52,7 +53,7 @@ class Ollama:
 
     def __post_init__(self) -> None:
         self.base_url = check_base_url(self.base_url).removesuffix("/v1").rstrip("/")
-        check_headers(self._own_headers())
+        check_headers(bearing(self.api_key, self.headers))
 
     async def __call__(self, call: Call) -> Reply:
         """Send the call to the path it is for; without the change of dialect, to `/v1`."""
@@ -62,7 +63,7 @@ class Ollama:
                 self.transport,
                 base_url=self.base_url,
                 path=_path(call),
-                headers=self._own_headers(),
+                headers=bearing(self.api_key, self.headers),
             )
         except UpstreamError as error:
             if error.said == 404 and call.operation != PASSTHROUGH:
@@ -103,7 +104,7 @@ class Ollama:
         listed = await fetch_json(
             self.transport,
             f"{self.base_url}/api/tags",
-            self._own_headers(),
+            bearing(self.api_key, self.headers),
             patience=patience,
             limit=_LISTING_SIZE,
         )
@@ -111,10 +112,6 @@ class Ollama:
             return [model for model in listed["models"] or () if model["name"]]
         except (KeyError, TypeError):
             raise UpstreamError("its list of models is none", code="upstream_invalid") from None
-
-    def _own_headers(self) -> dict[str, str]:
-        key = {"authorization": f"Bearer {self.api_key.reveal()}"} if self.api_key else {}
-        return {**key, **{name.lower(): value for name, value in self.headers.items()}}
 
 
 def _path(call: Call) -> str:

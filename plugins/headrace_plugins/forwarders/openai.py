@@ -9,10 +9,12 @@ from headrace import (
     PASSTHROUGH,
     Call,
     Found,
+    Keyring,
     Reply,
     Secret,
     Transport,
     UpstreamError,
+    bearing,
     check_base_url,
     check_headers,
     exchange,
@@ -46,24 +48,28 @@ class OpenAI:
 
     base_url: str = "https://api.openai.com/v1"
     """Where its API begins; most often this ends in `/v1`."""
-    api_key: Secret | None = None
-    """Sent as `Authorization: Bearer`, to this server alone."""
+    api_key: Secret | list[Secret] | None = None
+    """Sent as `Authorization: Bearer`, to this server alone; of several, each in turn."""
     headers: dict[str, str] = field(default_factory=dict)
     """Sent with every request, such as `OpenAI-Organization`."""
     transport: Transport = field(default_factory=Transport.of_server)
 
     def __post_init__(self) -> None:
         self.base_url = check_base_url(self.base_url)
-        check_headers(self._own_headers())
+        self._ring = Keyring(self.api_key)
+        for key in self._ring.keys or (None,):
+            check_headers(bearing(key, self.headers))
 
     async def __call__(self, call: Call) -> Reply:
         """Send the call to the path of its operation, or to the client's own path."""
-        return await exchange(
-            call,
-            self.transport,
-            base_url=self.base_url,
-            path=self._path(call),
-            headers=self._own_headers(),
+        return await self._ring.ask(
+            lambda key: exchange(
+                call,
+                self.transport,
+                base_url=self.base_url,
+                path=self._path(call),
+                headers=bearing(key, self.headers),
+            )
         )
 
     async def models(self) -> list[str]:
@@ -71,7 +77,7 @@ class OpenAI:
         listed = await fetch_json(
             self.transport,
             f"{self.base_url}/models",
-            self._own_headers(),
+            bearing(self._ring.first, self.headers),
             patience=2,
             limit=_LISTING_SIZE,
         )
@@ -98,7 +104,3 @@ class OpenAI:
             return call.dialect.path(call.operation)
         # A client's /v1/files is this server's {base_url}/files where the base URL has the version.
         return call.path.removeprefix("/v1") if call.path.startswith("/v1/") else call.path
-
-    def _own_headers(self) -> dict[str, str]:
-        key = {"authorization": f"Bearer {self.api_key.reveal()}"} if self.api_key else {}
-        return {**key, **{name.lower(): value for name, value in self.headers.items()}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from headrace import registry
 from headrace.config.document import Path
 from headrace.config.parts import Parts
+from headrace.dialect import OPENAI
+from headrace.pages import OWN
 from headrace.record import Observer
 from headrace.store import Store
 
@@ -22,17 +25,23 @@ def store_of(parts: Parts, value: Any) -> Store:
         made = None if value is None else parts.make("stores", path, value)
         return made or Store.of_server()
     scheme, _, rest = value.partition("://")
+    name = _taking(scheme)
     shown = repr(scheme) if re.fullmatch("[a-z]{1,10}", scheme) else parts.quoted(path, scheme)
-    kind: Any = parts.sure(path) and parts.kind("stores", path, scheme, shown)
-    if kind and hasattr(kind, "from_url"):
-        try:
-            return kind.from_url(value)  # type: ignore[no-any-return]
-        except ValueError as error:
-            secret = "@" in value or path in parts.document.expanded
-            parts.problem(path, f"store: this URL is of no use{'' if secret else f': {error}'}")
-    elif kind and rest:
+    kind: Any = parts.sure(path) and parts.kind("stores", path, name or scheme, shown)
+    if kind and rest and not name:
         parts.problem(path, f"store: nothing can stand behind {scheme}://")
-    return Store.of_server()
+        kind = None
+    made = kind and parts.fill(kind, path, value if name else None, name or scheme)
+    return made or Store.of_server()
+
+
+def _taking(scheme: str) -> str | None:
+    """The name of the store that takes URLs of a scheme."""
+    for name in registry.names("stores"):
+        with suppress(Exception):  # importing it runs a stranger's code
+            if scheme in registry.named("stores", name).schemes:
+                return name
+    return None
 
 
 def observers(parts: Parts, value: Any) -> tuple[Observer, ...]:
@@ -40,8 +49,20 @@ def observers(parts: Parts, value: Any) -> tuple[Observer, ...]:
     if value is None:
         value = registry.by_default("observers")
     items = _items(("server", "observers"), value)
-    made = [parts.make("observers", path, item) for path, item in items]
-    return tuple(observer for observer in made if observer is not None)
+    made = [(path, parts.make("observers", path, item)) for path, item in items]
+    _check_pages(parts, made)
+    return tuple(observer for _, observer in made if observer is not None)
+
+
+def _check_pages(parts: Parts, made: Iterable[tuple[Path, Any]]) -> None:
+    """Note where an observer's page stands in the way of another one, of an API or of a route."""
+    routes = parts.document.value.get("routes")
+    taken = {*OWN, *(routes if isinstance(routes, dict) else ())}
+    for path, observer in made:
+        for page in getattr(observer, "pages", {}):
+            if page in taken or any(OPENAI.operation(method, page) for method in ("GET", "POST")):
+                parts.problem(path, "its page is where something else is served; give it another path")
+            taken.add(page)
 
 
 def middleware(parts: Parts, value: Any) -> tuple[tuple[Any, Mapping[str, Any]], ...]:

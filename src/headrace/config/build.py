@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from headrace import caller, store, transport
+from headrace import caller, rests, routing, store, transport
 from headrace.attempts import Upstream
 from headrace.call import Targets, Timeouts
 from headrace.caller import Callers
@@ -34,7 +34,8 @@ from headrace.config.targets import levels, skipped, targets, without
 from headrace.errors import ConfigError
 from headrace.options import Duration, Secret
 from headrace.registry import name_of
-from headrace.routing import Route
+from headrace.rests import Rests
+from headrace.routing import Route, Routes
 from headrace.store import Store
 from headrace.transport import Transport
 
@@ -53,13 +54,18 @@ def build(
     asked = through or transport.best()
     kept = store_of(parts, sections["server"].get("store"))
     known = callers(parts, sections["callers"])
+    keys = [Route(key=key, targets=()) for key in sections["routes"]]
     with_callers = caller.being_built.set(known)
+    with_rests = rests.being_built.set(rests.Rests())
+    with_routes = routing.being_built.set(Routes(keys, sections["upstreams"]))
     with_transport = transport.being_built.set(asked)
     with_store = store.being_built.set(keep or kept)
     try:
         plan = _Builder(parts, sections).plan(known, kept, asked)
     finally:
         caller.being_built.reset(with_callers)
+        rests.being_built.reset(with_rests)
+        routing.being_built.reset(with_routes)
         store.being_built.reset(with_store)
         transport.being_built.reset(with_transport)
     if parts.problems:
@@ -119,6 +125,7 @@ class _Builder:
             observers=observers(self.parts, server.get("observers", self.server.observers)),
             middleware=middleware(self.parts, server.get("middleware")),
             store=kept,
+            rests=Rests.of_server(),
             transport=asked,
             counting=tuple(
                 (self.parts.document.place(path), plugin) for path, plugin in self.counting.values()

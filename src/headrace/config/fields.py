@@ -14,10 +14,11 @@ from typing import Any, cast
 from pydantic import ConfigDict, TypeAdapter
 
 from headrace.caller import Callers
+from headrace.routing import Routes
 from headrace.store import Store
 from headrace.transport import Transport
 
-_GIVEN = (Callers, Store, Transport)
+_GIVEN = (Callers, Routes, Store, Transport)
 
 
 @dataclass(frozen=True)

@@ -222,6 +222,8 @@ class Parts:
         """What is wrong in one place; several faults are the members of a union."""
         first = faults[0]
         found = "" if self._hides(path) else f", found {_shown(first['input'])}"
+        if absent := [fault["loc"][-1] for fault in faults if fault["type"] == "missing"]:
+            return f"needs the option {absent[0]!r}"
         wanted = [_WANTED[fault["type"]] for fault in faults if fault["type"] in _WANTED]
         if wanted:
             quotes = "text" in wanted and isinstance(first["input"], int | float)
@@ -255,6 +257,7 @@ _WANTED = {
     "bool_parsing": "true or false",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "dataclass_type": "a mapping",
 }
 """What pydantic wants, in our words, by the type of its error."""
 

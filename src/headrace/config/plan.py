@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.attempts import Upstream
@@ -12,6 +12,7 @@ from headrace.chain import Plugin
 from headrace.config.problems import Place
 from headrace.config.settings import Server
 from headrace.record import Observer
+from headrace.rests import Rests
 from headrace.routing import Route
 from headrace.store import Store
 from headrace.transport import Transport
@@ -34,6 +35,8 @@ class Plan:
     middleware: tuple[tuple[Any, Mapping[str, Any]], ...]
     store: Store
     transport: Transport
+    rests: Rests = field(default_factory=Rests)
+    """The targets that rest."""
     counting: tuple[tuple[Place, Plugin], ...] = ()
     """Plugins that count in the store, and where each is written first."""
     secrets: frozenset[str] = frozenset()

@@ -68,6 +68,8 @@ class Store(Protocol):
     Whatever asks it may raise `Unavailable`.
     """
 
+    schemes: ClassVar[Sequence[str]] = ()
+    """What the URLs begin with that are a value of the option which its `shorthand` names."""
     shared: ClassVar[bool] = False
     """Whether other processes see what is kept."""
     fault: str | None = None
@@ -121,12 +123,12 @@ class Store(Protocol):
 
 def together(steps: Sequence[Step]) -> None:
     """Check that these steps may be applied together. Raises ValueError where they may not."""
-    tags = {_tag(step.key) for step in steps}
+    tags = {tag_of(step.key) for step in steps}
     if len(tags) > 1:
         raise ValueError(f"steps that are applied together share a {{tag}} in their keys: {tags}")
 
 
-def _tag(key: str) -> str:
+def tag_of(key: str) -> str:
     """The part of a key that says where a cluster keeps it (redis.io, "Redis cluster spec")."""
     _, opened, rest = key.partition("{")
     tag, closed, _ = rest.partition("}")

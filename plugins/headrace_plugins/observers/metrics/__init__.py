@@ -1,0 +1,113 @@
+"""What Prometheus scrapes."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+
+from headrace import Forbidden, Page, Pages, Record, Secret, Store, Unauthorized
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+
+    from headrace_plugins.observers.metrics.meters import Meters
+
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_FORWARDED = re.compile("forwarded|x-forwarded-.*|x-real-ip|via")
+"""Headers that say that somebody asks for somebody else."""
+
+
+@dataclass(kw_only=True)
+class Metrics:
+    """Count every call, and tell Prometheus at `/metrics`.
+
+    Everything comes from closed records. Labels are names of the configuration; what a client
+    chose, such as a model or a path, is none. Without `token` and `open`, only who asks from this
+    machine is told, and not through a proxy.
+    """
+
+    path: str = "/metrics"
+    """Where it is served, below the gateway's own prefix."""
+    token: Secret | None = None
+    """What who asks must send, as `Authorization: Bearer`."""
+    open: bool = False
+    """Whether everybody who reaches the port may read it."""
+    store: Store = field(default_factory=Store.of_server)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(/[\w.-]+)+", self.path, re.ASCII):
+            raise ValueError("path must be a path such as /metrics")
+        if self.token and self.open:
+            raise ValueError("needs a token, or is open to everybody; take one of them out")
+        if _FOLDER in os.environ and not os.path.isdir(os.environ[_FOLDER]):
+            raise ValueError(f"{_FOLDER} must name a folder that is there, or not be set")
+
+    async def __aenter__(self) -> Self:
+        """Be ready to count."""
+        _ = self._meters
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Numbers stay as long as the process."""
+
+    def __call__(self, record: Record) -> None:
+        """Count a closed record."""
+        self._meters.count(record)
+
+    @property
+    def pages(self) -> Pages:
+        """The one page."""
+        return {self.path: self.page}
+
+    async def page(self, asked: HTTPConnection) -> Page:
+        """Everything that was counted, for who may read it."""
+        self._admit(asked)
+        # With several workers it reads files, so it is done beside the event loop.
+        body = await asyncio.to_thread(self._meters.told)
+        headers = {
+            "content-type": "text/plain; version=0.0.4; charset=utf-8",
+            "cache-control": "no-store",
+        }
+        return Page(200, headers, body)
+
+    def _admit(self, asked: HTTPConnection) -> None:
+        if self.open:
+            return
+        if self.token is None:
+            if not _from_here(asked):
+                raise Forbidden(
+                    "metrics are for this machine alone; to read them from elsewhere, give the "
+                    "observer 'metrics' a 'token' and send it as 'Authorization: Bearer TOKEN'",
+                    code="metrics_closed",
+                )
+            return
+        scheme, _, shown = asked.headers.get("authorization", "").partition(" ")
+        token = self.token.reveal().encode()
+        if not hmac.compare_digest(shown.strip().encode("latin-1"), token):
+            scheme = ""
+        if scheme.lower() != "bearer":
+            raise Unauthorized("send the token for metrics as 'Authorization: Bearer TOKEN'")
+
+    @cached_property
+    def _meters(self) -> Meters:
+        # Imported late: prometheus-client takes a while, and looks at the environment once.
+        from headrace_plugins.observers.metrics.meters import Meters
+
+        return Meters(self.store, folder=os.environ.get(_FOLDER))
+
+
+def _from_here(asked: HTTPConnection) -> bool:
+    """Whether a process of this machine asks, for itself."""
+    if asked.client is None or any(_FORWARDED.fullmatch(name) for name in asked.headers):
+        return False
+    try:
+        address = ip_address(asked.client.host)
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

@@ -1,0 +1,88 @@
+"""Whose calls are counted together: what a policy goes by, as a key that no client can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from ipaddress import IPv6Address, ip_address
+
+from headrace import PASSTHROUGH, BadRequest, Call, Caller, Routes, Target
+from headrace_plugins.rate_limit.policies import Aspect
+
+_NOBODY = "-"
+
+
+def digest(said: Iterable[tuple[str, str]]) -> str:
+    """A key of one length for whatever was said, and the same for nothing else."""
+    return blake2b(repr(list(said)).encode(), digest_size=16).hexdigest()
+
+
+def granted_to(caller: Caller) -> tuple[str, str]:
+    """Who shares the limits that `callers` grants: all of an entry, or each of the default's."""
+    return ("entry", caller.name) if caller.listed else ("id", caller.id or caller.name)
+
+
+def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
+    """What a call is by one aspect, and which one that is.
+
+    A caller that is not known yet goes by its address, one without a tenant or a key by its id.
+    """
+    caller = call.caller
+    match aspect:
+        case "model":
+            return aspect, _model(call, routes)
+        case "route":
+            return aspect, _route(call, routes)
+        case "upstream":
+            target = call.targets[0] if call.targets else None
+            return aspect, target.upstream if isinstance(target, Target) else _NOBODY
+        case _ if aspect == "address" or caller is None:
+            return "address", _network(call.record.client)
+        case "caller":
+            return aspect, caller.name
+        case "tenant" if caller.tenant is not None:
+            return aspect, caller.tenant
+        case "key" if caller.key:
+            return aspect, caller.key
+        case _:
+            return "id", caller.id or caller.name
+
+
+def _route(call: Call, routes: Routes) -> str:
+    """The key of the call's route, which the front chain looks up before the router does."""
+    if call.record.route:
+        return call.record.route
+    route = routes.exact_path(call.path)
+    if route is None and call.operation == PASSTHROUGH:
+        route = routes.for_path(call.path)
+    elif route is None and call.method == "POST":
+        try:
+            route = routes.for_model(call.dialect.asked(call))
+        except BadRequest:
+            pass  # the router says what is wrong
+    return route.key if route else _NOBODY
+
+
+def _model(call: Call, routes: Routes) -> str:
+    """The model of the call's only target, else its route.
+
+    Never the mere name that a client sends: as many as it can think of would fit a route with `*`,
+    each with a limit of its own.
+    """
+    match call.targets:
+        case (Target(model=str(model)) as target,) if str(target) != call.record.asked:
+            return model
+    return _route(call, routes)
+
+
+def _network(address: str | None) -> str:
+    """An address; of IPv6 the network, for whoever has one address there has all of them."""
+    if not address or ":" not in address:
+        return address or _NOBODY
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    assert isinstance(parsed, IPv6Address)
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else f"{int(parsed) >> 64:x}::/64"

@@ -1,0 +1,73 @@
+"""Counting a call against all of its limits in one store: all of them take it, or none does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from headrace import Store
+from headrace_plugins.rate_limit.found import Found
+from headrace_plugins.rate_limit.holds import Budget, Hold, Holds
+from headrace_plugins.rate_limit.policies import BUCKET, Limit
+
+if TYPE_CHECKING:
+    from headrace_plugins.rate_limit.windows import Windows
+
+
+class Counter:
+    """Counts calls in a store; `holds` gives back what they hold."""
+
+    def __init__(self, store: Store, lease: float) -> None:
+        self.holds = Holds(store, lease)
+        self._store = store
+        self._lease = lease
+
+    @cached_property
+    def windows(self) -> Windows:
+        """Where windows are counted. Raises `NotImplementedError` where the store cannot."""
+        from headrace_plugins.rate_limit.windows import Windows
+
+        return Windows(self._store.windows())
+
+    async def take(self, limits: Sequence[Limit], budget: Budget) -> tuple[list[Found], Hold]:
+        """Take what the call needs from all limits, or nothing; what was there, and what it holds.
+
+        Cancelled, or where the store does not answer, it takes nothing in the end.
+        """
+        hold = Hold(random.getrandbits(53) or 1, tuple(limit for limit in limits if limit.holds))
+        try:
+            found = await budget.of(self._take(limits, hold))
+        except BaseException:
+            self.holds.undo(hold)
+            raise
+        if hold.limits and all(each.fits for each in found):
+            self.holds.keep(hold)
+        return found, hold
+
+    async def peek(self, limits: Sequence[Limit], budget: Budget) -> list[Found]:
+        """What there is, nothing taken."""
+        return await budget.of(self._peek(limits))
+
+    async def _take(self, limits: Sequence[Limit], hold: Hold) -> list[Found]:
+        windowed = [limit for limit in limits if limit.strategy != BUCKET]
+        buckets = [limit for limit in limits if limit.strategy == BUCKET]
+        seen = await self.windows.look(windowed) if windowed else []
+        if not all(each.fits for each in seen):
+            return [*seen, *await self._peek(buckets)]
+        steps = [limit.take(hold.call, self._lease) for limit in buckets]
+        found = list(map(Found.in_buckets, buckets, await self._store.apply(*steps)))
+        if windowed and all(each.fits for each in found):
+            # These are no one step with the others: what somebody else took meanwhile shows here.
+            seen = await self.windows.hit(seen)
+            if not all(each.fits for each in seen):
+                self.holds.undo(hold)
+        return [*seen, *found]
+
+    async def _peek(self, limits: Sequence[Limit]) -> list[Found]:
+        windowed = [limit for limit in limits if limit.strategy != BUCKET]
+        buckets = [limit for limit in limits if limit.strategy == BUCKET]
+        seen = await self.windows.look(windowed) if windowed else []
+        answers = await self._store.apply(*(limit.peek() for limit in buckets))
+        return [*seen, *map(Found.in_buckets, buckets, answers)]

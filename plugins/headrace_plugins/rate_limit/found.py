@@ -1,0 +1,67 @@
+"""What was left of a limit when a call came: as the store answers, and as others are told."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from headrace import Allowance
+from headrace_plugins.rate_limit.bucket import SLACK, Answer
+from headrace_plugins.rate_limit.policies import Limit
+
+_FOR_A_SLOT = 1.0
+
+
+class Left(NamedTuple):
+    """What was left of one of the things that a limit counts."""
+
+    counts: str
+    amount: float
+    period: float | None
+    there: float
+    wanted: float
+    reset: float | None
+    """Seconds until all of it is there."""
+    pace: float = 0
+    """Seconds until one more is there."""
+    wait: float = 0
+    """Seconds until what is wanted is there; of a slot nobody can tell, so it is a guess."""
+
+
+class Found(NamedTuple):
+    """What was left of a limit, and whether it was enough."""
+
+    limit: Limit
+    fits: bool
+    left: tuple[Left, ...]
+
+    @classmethod
+    def in_buckets(cls, limit: Limit, answer: Answer) -> Found:
+        """What the step `take` answers."""
+        fits, running, *levels = answer
+        left = []
+        for bucket, level in zip(limit.rule.buckets, levels, strict=True):
+            wanted = limit.tokens if bucket.counts == "tokens" else 1
+            pace = bucket.period / bucket.amount
+            lacks = wanted - level if 0 < wanted > level + SLACK else 0
+            reset = (bucket.capacity - level) * pace
+            left.append(
+                Left(*bucket[:3], level, wanted, reset, pace, lacks * pace)
+            )
+        if (slots := limit.rule.slots) is not None:
+            wait = 0 if running < slots else _FOR_A_SLOT
+            left.append(Left("concurrent", slots, None, slots - running, 1, None, wait=wait))
+        return cls(limit, bool(fits), tuple(left))
+
+    def allowances(self, *, taken: bool) -> list[Allowance]:
+        """What is left, once the call has taken what it wanted, or has been refused."""
+        return [
+            Allowance(
+                policy=self.limit.policy,
+                counts=left.counts,
+                limit=int(left.amount),
+                per=left.period,
+                remaining=max(0, int(left.there - left.wanted * taken + SLACK)),
+                reset=None if left.reset is None else left.reset + left.wanted * taken * left.pace,
+            )
+            for left in self.left
+        ]

@@ -1,0 +1,262 @@
+"""A store in Redis, or Valkey: for several workers and replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+from pydantic import AfterValidator
+
+from headrace.options import Count, Duration, Secret, Size
+from headrace.reply import shielded
+from headrace.store import Full, Step, Store, Unavailable, tag_of, together
+from headrace.store.redis_scripts import (
+    TAKE,
+    answers_of,
+    arguments_of,
+    bodies_of,
+    milliseconds,
+    script_of,
+)
+from headrace.store.redis_url import SCHEMES, location
+
+if TYPE_CHECKING:
+    from limits.aio.storage import Storage
+
+    from headrace.store.redis_asking import Asking
+
+
+def _checked(url: Secret) -> Secret:
+    location(url.reveal())
+    return url
+
+
+@dataclass(kw_only=True, eq=False)
+class Redis(Store):
+    """Keep what is shared in Redis or Valkey, where all workers and replicas see it."""
+
+    url: Annotated[Secret, AfterValidator(_checked)]
+    """Where it is, as redis://user:password@host:6379/0; options may stand behind a `?`."""
+    prefix: str = "headrace"
+    """What every key begins with; who shares it shares everything."""
+    connections: int = 50
+    """How many connections are in use at most; who finds none free waits for one."""
+    timeout: Duration = field(default_factory=lambda: Duration(0.05))
+    """How long one operation may take, connecting and waiting included."""
+    value: Size = field(default_factory=lambda: Size(1_000_000))
+    """How large a single value may be, in bytes."""
+    ca: str | None = None
+    """A file of certificate authorities to verify it by, in place of this machine's."""
+
+    shorthand: ClassVar = "url"
+    schemes: ClassVar[Sequence[str]] = SCHEMES
+    shared: ClassVar = True
+
+    def __post_init__(self) -> None:
+        self._location = location(self.url.reveal())
+        for name, text in self._location.parameters.items():
+            self._take(name, text)
+        if self.connections < 1 or not self.timeout > 0:
+            raise ValueError("connections and timeout must be more than 0")
+        if not self.prefix or "{" in self.prefix or "}" in self.prefix:
+            # A cluster looks for the first braces of a key, which are to be those of a step's tag.
+            raise ValueError("prefix must be some text without braces")
+        if self.ca and not self._location.tls:
+            raise ValueError("ca is for TLS; write the url with rediss:// in place of redis://")
+        self._tls = _trusting(self.ca) if self._location.tls else None
+        if find_spec("redis") is None:
+            raise ValueError("the package 'redis' is missing; pip install 'headrace[standard]'")
+        self._asking: Asking | None = None
+
+    def _take(self, name: str, text: str) -> None:
+        """An option that stands in the URL."""
+        if name not in _PARAMETERS:
+            raise ValueError(f"the url has a parameter that is no option; {_KNOWN}")
+        try:
+            setattr(self, name, _PARAMETERS[name](text))
+        except ValueError as error:
+            raise ValueError(f"in the url, {name} {error}") from None
+
+    @property
+    def fault(self) -> str | None:  # type: ignore[override]  # nobody sets it
+        """Why it does not answer at the moment; None while it does."""
+        return self._asking.fault if self._asking else None
+
+    async def __aenter__(self) -> Self:
+        """Find out whether it answers; if not, that is no reason not to begin."""
+        await self._open.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @property
+    def _open(self) -> Asking:
+        """What asks; made when it is first needed, for redis-py takes its time to load."""
+        if self._asking is None:
+            from headrace.store.redis_asking import Asking
+
+            self._asking = Asking(
+                self._location,
+                tls=self._tls,
+                connections=self.connections,
+                timeout=self.timeout,
+                key=self._name("probe", ""),
+            )
+        return self._asking
+
+    async def aclose(self) -> None:
+        """Let go of all connections; the next question opens others."""
+        asking, self._asking = self._asking, None
+        if asking:
+            await asking.aclose()
+
+    async def probe(self) -> str:
+        """Ask what it is, and whether it can be written; `Unavailable` says why not."""
+        return await self._open.describe()
+
+    # Values
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, if it is there and its time is not over."""
+        mark = _mark(key)
+
+        def read(reply: object) -> bytes | None:
+            if reply is None:
+                return None
+            if not isinstance(reply, bytes) or reply[: len(mark)] != mark:
+                raise ValueError("the value of another key")
+            return reply[len(mark) :]
+
+        name = self._name("v", key)
+        return await self._open.ask(name, ("GET", name), read)
+
+    async def set(self, key: str, value: bytes, *, ttl: float) -> bool:
+        """Keep a value for `ttl` seconds; False where it is larger than `value`."""
+        if len(value) > self.value:
+            return False
+        if ttl <= 0:
+            await self.delete(key)
+            return True
+        name = self._name("v", key)
+        command = ("SET", name, _mark(key) + value, "PX", milliseconds(ttl))
+        return await self._open.ask(name, command, _ok)
+
+    async def delete(self, key: str) -> bool:
+        """Forget a value; whether there was one."""
+        name = self._name("v", key)
+        return await self._open.ask(name, ("DEL", name), _flag)
+
+    # Steps
+
+    async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
+        """Run all steps as one script, on the server's clock."""
+        together(steps)
+        if not steps:
+            return []
+        keys = list(dict.fromkeys(step.key for step in steps))
+        return await self._open.run(
+            script_of(bodies_of(steps)),
+            [self._numbers(key) for key in keys],
+            arguments_of(steps, keys),
+            lambda reply: answers_of(reply, len(steps)),
+        )
+
+    # Leases
+
+    @asynccontextmanager
+    async def lease(self, key: str, slots: int, *, ttl: float) -> AsyncIterator[None]:
+        """Hold one of `slots` under `key`; raises `Full` where none is free.
+
+        Where the store does not answer when it is given back, it is given back when it does.
+        """
+        if self.fault is not None:
+            raise Unavailable(f"the store does not answer: {self.fault}")
+        asking, name, lease = self._open, self._name("l", key), secrets.token_hex(8)
+        told = (lease, slots, milliseconds(ttl))
+        try:
+            taken = await shielded(asking.run(TAKE, [name], told, _flag))
+        except asyncio.CancelledError:
+            await shielded(asking.give_back(name, lease))
+            raise
+        except Unavailable:
+            asking.owe(name, lease)
+            raise
+        if not taken:
+            raise Full(f"all {slots} slots of {key!r} are taken")
+        try:
+            yield
+        finally:
+            await shielded(asking.give_back(name, lease))
+
+    # What is not ours
+
+    def windows(self) -> Storage:
+        """The library's own storage for Redis, over these connections.
+
+        Its keys do not tell its strategies apart: name what is limited after the strategy, too.
+        """
+        return self._windows
+
+    @cached_property
+    def _windows(self) -> Storage:
+        if self._location.kind == "cluster":
+            raise NotImplementedError("a cluster keeps no windows; use the token bucket")
+        from headrace.store.redis_connections import Client
+        from headrace.store.redis_windows import Windows
+
+        client = Client(lambda command: self._open.ask(b"", command, lambda reply: reply))
+        return Windows(f"{self.prefix}:w", client)
+
+    def _numbers(self, key: str) -> bytes:
+        """The name of a step's numbers; a key without a tag is one, and made so here."""
+        tagless = tag_of(key) == key and "}" not in key
+        return self._name("m", f"{{{key}}}") if tagless else self._name("n", key)
+
+    def _name(self, kind: str, key: str) -> bytes:
+        return f"{self.prefix}:{kind}:{key}".encode(errors="surrogatepass")
+
+
+_PARAMETERS: Mapping[str, Callable[[str], object]] = {
+    "prefix": str,
+    "connections": Count.parse,
+    "timeout": Duration.parse,
+    "value": Size.parse,
+    "ca": str,
+}
+_KNOWN = f"there are {', '.join(map(repr, _PARAMETERS))}"
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    """TLS 1.2 or later, for certificates that these authorities vouch for, or this machine's."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError:
+        raise ValueError("ca is no file of certificate authorities that can be read") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _mark(key: str) -> bytes:
+    """What a value begins with, so that it is taken for no other key's."""
+    return blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
+
+
+def _ok(reply: object) -> bool:
+    if reply != b"OK":
+        raise ValueError("no OK")
+    return True
+
+
+def _flag(reply: object) -> bool:
+    if reply not in (0, 1):
+        raise ValueError("neither 0 nor 1")
+    return bool(reply)
