@@ -20,6 +20,7 @@ ADDRESS = "127.0.0.1:8080"
 TOLD: Mapping[str, tuple[str, ...]] = {
     "README.md": ("This is Headrace's mock upstream", "data: [DONE]"),
     "examples/local/README.md": ("data: [DONE]", '"embedding":['),
+    "examples/local-first/README.md": ("x-headrace-upstream: here", '"object":"chat.completion"'),
     "examples/fallback/README.md": (
         *("x-headrace-attempts: 3", "x-headrace-upstream: stand-in", "I stand in for it."),
     ),
@@ -72,7 +73,7 @@ async def gateway_of(page: Page, tmp_path: Path) -> AsyncIterator[str]:
     """The gateway that a reader of the page has started by then."""
     folder = page.path.parent
     match folder.name:
-        case "local":
+        case "local" | "local-first":
             _fetch()
             async with served(folder) as url:
                 yield url

@@ -13,13 +13,6 @@ from typing import Any, cast
 
 from pydantic import ConfigDict, TypeAdapter
 
-from headrace.caller import Callers
-from headrace.routing import Routes
-from headrace.store import Store
-from headrace.transport import Transport
-
-_GIVEN = (Callers, Routes, Store, Transport)
-
 
 @dataclass(frozen=True)
 class Option:
@@ -37,7 +30,10 @@ class Option:
 
 
 def options_of(part: type[object]) -> Mapping[str, Option]:
-    """What can be written for a part: its dataclass fields, but for what the server gives."""
+    """What can be written for a part: its dataclass fields, but for what the server gives.
+
+    That is of a class with `of_server`, such as the store.
+    """
     return _options_of(cast(Hashable, part))
 
 
@@ -50,7 +46,7 @@ def _options_of(part: type[Any]) -> Mapping[str, Option]:
     return {
         field.name: Option(field.name, kinds[field.name], docs.get(field.name, ""), _default(field))
         for field in fields(part)
-        if field.init and kinds[field.name] not in _GIVEN
+        if field.init and not hasattr(kinds[field.name], "of_server")
     }
 
 
