@@ -21,7 +21,6 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -30,7 +29,20 @@ import click
 
 import headrace
 import headrace.testing
-from headrace import Count, Duration, Failure, Key, Plugins, Quota, Rate, Secret, Sha256, Size, registry
+from headrace import (
+    Count,
+    Duration,
+    Failure,
+    Key,
+    Moment,
+    Plugins,
+    Quota,
+    Rate,
+    Secret,
+    Sha256,
+    Size,
+    registry,
+)
 from headrace.call import Timeouts
 from headrace.cli import _COMMANDS
 from headrace.config import settings
@@ -130,6 +142,7 @@ _KIND: Mapping[Any, str] = {
     Size: "[size](UNITS)",
     Count: "[count](UNITS)",
     Rate: "[rate](UNITS)",
+    Moment: "[date](UNITS)",
     Failure: "[failure](UNITS)",
     Secret: "[secret](UNITS)",
     Sha256: "[SHA-256](UNITS)",
@@ -141,7 +154,6 @@ _KIND: Mapping[Any, str] = {
     settings.TimeoutOptions: "[timeouts](#timeouts)",
     Quota: "[limits](UNITS)",
     Key: "[more of it](#what-is-known-of-a-key)",
-    datetime: "[date](UNITS)",
     Plugins: "list of plugins, or a chain's name",
     dict[str, settings.Said | list[settings.Said]]: "mapping of names to a value, or to several",
 }

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from headrace import (
     Call,
@@ -16,7 +16,6 @@ from headrace import (
     Callers,
     ConfigError,
     Key,
-    KeyFile,
     Next,
     Reply,
     Sha256,
@@ -24,6 +23,9 @@ from headrace import (
     bearer,
     sha256,
 )
+
+if TYPE_CHECKING:
+    from headrace import KeyFile
 
 logger = logging.getLogger("headrace.api_key")
 
@@ -59,31 +61,36 @@ class ApiKey:
                 "has made, or let entries of 'callers' match a 'key'"
             )
         self._known = self._all({})
-        if self.file is not None and (wrong := self._read(KeyFile(self.file))):
-            raise ValueError(wrong)
+        self._source: KeyFile | None = None
+        if self.file is not None:
+            from headrace import KeyFile  # for YAML, which those without a file do not need
+
+            self._source = KeyFile(self.file)
+            if wrong := self._read(self._source):
+                raise ValueError(wrong)
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Find the caller, or refuse in words that are the same for every wrong key."""
         shown = sha256(bearer(call))
-        if self.file is not None:
-            await self._look(self.file)
+        if self._source:
+            await self._look(self._source)
         listed, key = self._known.get(shown, _NOBODY)
         known = hmac.compare_digest(listed, shown)
         state = key.state(datetime.now(UTC))
         if not known or state != "good":
-            if known:
+            if known:  # the digits are its id, as `headrace keys list` has it
                 call.record.said = f"the key {shown[:12]} of {key.name!r} is {state}"
             raise Unauthorized("this key is not known here")
         return await call_next(call.replace(caller=_caller(listed, key)))
 
-    async def _look(self, file: str) -> None:
+    async def _look(self, file: KeyFile) -> None:
         """Look at the file, once a second at most; who comes meanwhile waits, too."""
         now = asyncio.get_running_loop().time()
         if self._looking is None or (
             self._looking.done() and now - self._looked >= _LOOKED_AT_EVERY
         ):
             self._looked = now
-            self._looking = asyncio.create_task(asyncio.to_thread(self._follow, KeyFile(file)))
+            self._looking = asyncio.create_task(asyncio.to_thread(self._follow, file))
         if not self._looking.done():  # a disk that hangs holds nobody up for longer than that
             patience = max(0.0, self._looked + _LOOKED_AT_EVERY - now)
             await asyncio.wait((self._looking,), timeout=patience)

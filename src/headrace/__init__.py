@@ -55,11 +55,13 @@ if TYPE_CHECKING:
         fetch_json,
         read_all,
     )
+    from headrace.key_file import KeyFile
     from headrace.keyring import Keyring, bearing
-    from headrace.keys import Key, KeyFile
+    from headrace.keys import Key, Moment
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.pages import Page, Pages
-    from headrace.record import Attempt, Limited, Observer, Record, Usage
+    from headrace.racing import first_good
+    from headrace.record import Attempt, Limited, Observer, Raced, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
     from headrace.rests import Rest, Rests, place_of
@@ -90,11 +92,13 @@ _HOMES = {
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
-    "keys": ["Key", "KeyFile"],
+    "key_file": ["KeyFile"],
+    "keys": ["Key", "Moment"],
     "keyring": ["Keyring", "bearing"],
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "pages": ["Page", "Pages"],
-    "record": ["Attempt", "Limited", "Observer", "Record", "Usage"],
+    "racing": ["first_good"],
+    "record": ["Attempt", "Limited", "Observer", "Raced", "Record", "Usage"],
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
     "routing": ["Routes"],
@@ -140,6 +144,7 @@ __all__ = [
     "Limits",
     "Memory",
     "MethodNotAllowed",
+    "Moment",
     "Next",
     "NotFound",
     "Observer",
@@ -151,6 +156,7 @@ __all__ = [
     "Plugin",
     "Plugins",
     "Quota",
+    "Raced",
     "Rate",
     "RateLimited",
     "Record",
@@ -184,6 +190,7 @@ __all__ = [
     "compose",
     "exchange",
     "fetch_json",
+    "first_good",
     "leaves",
     "meant",
     "place_of",

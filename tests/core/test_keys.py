@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import pytest
 
-from headrace import ConfigError, Key, KeyFile, sha256
-from headrace.keys import moment, written
+from headrace import ConfigError, Key, KeyFile, Moment, sha256
 
 ANN, BOB = sha256("sk-ann"), sha256("sk-bob")
-NOON = datetime(2027, 1, 31, 12, tzinfo=UTC)
+NOON = Moment(2027, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_a_file_may_be_written_by_hand(file: KeyFile) -> None:
             tenant="acme",
             groups=["red", "blue"],
             models=["fast", "gpt-*"],
-            created=datetime(2026, 1, 31, tzinfo=UTC),
+            created=Moment(2026, 1, 31, tzinfo=UTC),
             expires=NOON,
             revoked=NOON,
         ),
@@ -108,18 +107,25 @@ def test_a_key_that_stands_there_itself_is_shown_in_no_message(file: KeyFile) ->
 @pytest.mark.parametrize(
     ("text", "means"),
     [
-        ("2027-01-31", datetime(2027, 1, 31, tzinfo=UTC)),
+        ("2027-01-31", Moment(2027, 1, 31, tzinfo=UTC)),
         ("2027-01-31T12:00", NOON),
         ("2027-01-31 12:00:00", NOON),
         ("2027-01-31T12:00:00Z", NOON),
         ("2027-01-31T07:00:00-05:00", NOON),
         ("2027-01-31T12:00:00.25Z", NOON + timedelta(milliseconds=250)),
-        ("0001-01-01", datetime(1, 1, 1, tzinfo=UTC)),
+        ("0001-01-01", Moment(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_a_date_is_utc_unless_it_says_otherwise(text: str, means: datetime) -> None:
-    assert moment(text) == means
-    assert moment(written(means)) == means
+def test_a_date_is_utc_unless_it_says_otherwise(text: str, means: Moment) -> None:
+    assert Moment.of(text) == means
+    assert Moment.of(str(means)) == means
+
+
+@pytest.mark.parametrize(
+    "text", ["2027-01-31", "2027-01-31T12:00:00Z", "2027-01-31T12:00:00.250000Z"]
+)
+def test_a_date_is_written_as_short_as_it_can_be(text: str) -> None:
+    assert str(Moment.parse(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_a_date_is_utc_unless_it_says_otherwise(text: str, means: datetime) -> N
 )
 def test_what_is_no_date_is_told(value: object) -> None:
     with pytest.raises(ValueError, match="is not a date; write one such as 2027-01-31"):
-        moment(value)
+        Moment.of(value)
 
 
 def test_a_key_is_good_until_the_moment_it_expires_at() -> None:

@@ -49,6 +49,7 @@ PUBLIC = [
     "Limits",
     "Memory",
     "MethodNotAllowed",
+    "Moment",
     "Next",
     "NotFound",
     "Observer",
@@ -60,6 +61,7 @@ PUBLIC = [
     "Plugin",
     "Plugins",
     "Quota",
+    "Raced",
     "Rate",
     "RateLimited",
     "Record",
@@ -93,6 +95,7 @@ PUBLIC = [
     "compose",
     "exchange",
     "fetch_json",
+    "first_good",
     "leaves",
     "meant",
     "place_of",
@@ -131,7 +134,9 @@ TESTING = [
 ]
 
 HEAVY = {"pydantic", "aiohttp", "httpx2", "httpcore2", "uvicorn", "starlette", "click", "yaml"}
-ON_REQUEST = {"redis", "sqlalchemy", "numpy", "opentelemetry", "jwt", "pytest"}
+ON_REQUEST = {
+    *("redis", "sqlalchemy", "numpy", "opentelemetry", "prometheus_client", "jwt", "pytest"),
+}
 
 
 @pytest.mark.parametrize(("door", "names"), [("headrace", PUBLIC), ("headrace.testing", TESTING)])

@@ -19,19 +19,23 @@ from headrace import (
     ConfigError,
     Key,
     KeyFile,
+    Moment,
     Next,
     Reply,
     Sha256,
     Unauthorized,
     sha256,
 )
+from headrace.config.build import build
+from headrace.config.document import parse
+from headrace.explain import outline, plan_of
 from headrace.testing import Client, Clock, Upstream, ask, call, gateway, text
 from headrace_plugins.api_key import ApiKey
 
 ANN, BOB, EVE = sha256("sk-ann"), sha256("sk-bob"), sha256("sk-eve")
 KEYS: dict[Sha256, str | Key] = {ANN: "ann", BOB: "bob"}
 WRONG = "this key is not known here"
-NOON = datetime(2027, 1, 31, 12, tzinfo=UTC)
+NOON = Moment(2027, 1, 31, 12, tzinfo=UTC)
 
 
 class Noon(datetime):
@@ -258,6 +262,16 @@ def test_what_would_let_in_nobody_is_a_problem(
     assert "CANARY" not in str(caught.value)
 
 
+def test_a_file_that_is_named_by_a_variable_may_be_absent_where_that_is_unset() -> None:
+    written = "server: {chain: [api_key: {file: '${KEYS_FILE}'}]}"
+
+    build(parse(written, "gateway.yaml", {}, unset_ok=True))
+    with pytest.raises(ConfigError, match="there is no ") as caught:
+        build(parse(written, "gateway.yaml", {"KEYS_FILE": "none-CANARY.yaml"}, unset_ok=True))
+
+    assert "CANARY" not in str(caught.value)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> KeyFile:
     """A file of keys that lists Ann."""
@@ -280,6 +294,22 @@ async def test_what_the_file_says_of_a_key_counts(file: KeyFile) -> None:
     names = [(await let_in(plugin, {"x-api-key": f"sk-{n}"})).name for n in ("ann", "bob", "eve")]
 
     assert names == ["ann", "bob", "pay"]
+
+
+def test_it_is_explained_by_the_names_of_its_callers_alone(file: KeyFile) -> None:
+    known = f"{ANN}: ann, {BOB}: {{name: bob, tenant: acme}}"
+    plan = plan_of(
+        parse(
+            f"server: {{chain: [api_key: {{keys: {{{known}}}, file: {file.path}}}]}}",
+            "gateway.yaml",
+            {},
+        )
+    )
+
+    told = outline(plan)
+
+    assert told["chain"] == [{"api_key": {"keys": ["ann", "bob"], "file": str(file.path)}}]
+    assert ANN not in str(told)
 
 
 # The file is followed

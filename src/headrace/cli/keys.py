@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from headrace.config.problems import did_you_mean
-from headrace.keys import Key, KeyFile, moment, written
+from headrace.key_file import KeyFile
+from headrace.keys import Key, Moment
 from headrace.options import Duration, Sha256, sha256
 
 _ID = 12
 """So many digits of a key's SHA-256 are its id."""
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class _Time(click.ParamType[timedelta]):
@@ -36,13 +35,13 @@ class _Time(click.ParamType[timedelta]):
             raise click.BadParameter(f"{value!r} {error}", ctx, param) from None
 
 
-class _When(click.ParamType[datetime]):
+class _When(click.ParamType[Moment]):
     """A date, or a time from now."""
 
     name = "when"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        for read in (_from_now, moment):
+    def convert(self, value: Any, param: Any, ctx: Any) -> Moment:
+        for read in (_from_now, Moment.of):
             with suppress(ValueError, OverflowError):
                 if (found := read(value)) > _now():
                     return found
@@ -84,7 +83,7 @@ def add(
     tenant: str | None,
     groups: tuple[str, ...],
     models: str | None,
-    expires: datetime | None,
+    expires: Moment | None,
     file: Path,
 ) -> None:
     """Make a key for the caller NAME and print it, this once, on standard output."""
@@ -155,7 +154,7 @@ def revoke(key: str, file: Path) -> None:
 )
 @_expires
 @_file
-def rotate(key: str, overlap: timedelta, expires: datetime | None, file: Path) -> None:
+def rotate(key: str, overlap: timedelta, expires: Moment | None, file: Path) -> None:
     """Make a key in the place of another and print it, this once.
 
     The new key is good for what the old one is, and for as long as that was to live.
@@ -214,19 +213,19 @@ def _meant(keys: Mapping[Sha256, Key], given: str, file: Path) -> Sha256:
 
 
 def _named(digest: Sha256, key: Key) -> str:
-    until = f", good until {written(key.expires)}" if key.expires else ""
+    until = f", good until {key.expires}" if key.expires else ""
     return f"the key {digest[:_ID]} of {key.name}{until}"
 
 
 def _row(digest: Sha256, key: Key) -> tuple[str, ...]:
-    dates = (written(when) if when else "-" for when in (key.created, key.expires))
+    dates = (str(when or "-") for when in (key.created, key.expires))
     return (key.name, digest[:_ID], key.tenant or "-", *dates, key.state(_now()))
 
 
 def _told(digest: Sha256, key: Key) -> dict[str, Any]:
     """All that is known of a key, for programs."""
     known = {
-        name: written(value) if isinstance(value, datetime) else value
+        name: str(value) if isinstance(value, Moment) else value
         for name, value in vars(key).items()
     }
     return {"id": digest[:_ID], "sha256": digest, "state": key.state(_now()), **known}
@@ -237,9 +236,9 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _from_now(time: object) -> datetime:
+def _from_now(time: object) -> Moment:
     return _now() + timedelta(seconds=Duration.of(time))
 
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+def _now() -> Moment:
+    return Moment.now(UTC).replace(microsecond=0)
