@@ -157,3 +157,11 @@ def test_a_store_that_does_not_answer_is_told_where_it_is_written(here: Path) ->
     assert told.exit_code == 1
     assert told.stderr.startswith("gateway.yaml:2:10: the store does not answer: ")
     assert "CANARY" not in told.stderr
+
+
+def test_who_would_be_asked_for_a_key_is_not_judged_where_that_is_left_unset(here: Path) -> None:
+    chain = "chain: [api_key: {file: '${KEYS_FILE}'}]"
+    here.write_text(f"server: {{host: 0.0.0.0, {chain}}}\n{GOOD}")
+
+    assert headrace("check", "--unset-ok").stderr == "gateway.yaml: no problems\n"
+    assert headrace("check").exit_code == 1

@@ -26,7 +26,7 @@ def check_guarded(plan: Plan, host: str, place: Place | None) -> None:
 
     `place` is where the address is written, if it is.
     """
-    if plan.authenticates or plan.server.auth == "none" or is_loopback(host):
+    if plan.authenticates or plan.unsure or plan.server.auth == "none" or is_loopback(host):
         return
     message = (
         f"others than this machine reach {host}, and nobody asks them for a key: put a plugin that "

@@ -34,8 +34,8 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port. Else PORT, the file, 8080.")
 @click.option("--workers", type=click.IntRange(1), help="Else WEB_CONCURRENCY, the file, 1.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
-@click.option("--worker", type=int, hidden=True)
-@click.option("--first", is_flag=True, hidden=True)
+@click.option("--worker", type=int, hidden=True, help="The socket that it shares.")
+@click.option("--first", is_flag=True, hidden=True, help="Whether it tells that it is live.")
 def command(
     file: Path | None,
     host: str | None,

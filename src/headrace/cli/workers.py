@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 logger = logging.getLogger("headrace")
 
@@ -17,6 +21,9 @@ _SOON = 2.0
 """A worker that lives for less than so many seconds was not well from the start."""
 _MOST_FAILURES = 3
 """So many in a row that were not well end it all."""
+_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder where processes put together what they count, for any part of a worker that
+counts with prometheus-client (prometheus.github.io/client_python/multiprocess)."""
 
 
 class Workers:
@@ -32,12 +39,17 @@ class Workers:
         self._running: dict[subprocess.Popen[bytes], float] = {}
         self._failures = 0
         self._stopping = False
+        self._counts: str | None = None
 
     def run(self) -> int:
         """Go on until a signal to stop, and until the last worker has ended. The exit status."""
         # Awaited instead of handled, so that none comes between two lines.
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         self._listener.set_inheritable(True)
+        with _counts() as self._counts:
+            return self._watch()
+
+    def _watch(self) -> int:
         status = 0
         for number in range(self._count):
             self._start(first=number == 0)
@@ -51,8 +63,9 @@ class Workers:
     def _start(self, *, first: bool = False) -> None:
         fd = self._listener.fileno()
         told = [*self._command, "--worker", str(fd), *(["--first"] if first else [])]
+        environ = {**os.environ, **({_COUNTS: self._counts} if self._counts else {})}
         # In a session of its own: a terminal's Ctrl-C comes to this process alone, to be passed on.
-        worker = subprocess.Popen(told, pass_fds=(fd,), start_new_session=True)  # noqa: S603
+        worker = subprocess.Popen(told, pass_fds=(fd,), start_new_session=True, env=environ)  # noqa: S603
         self._running[worker] = time.monotonic()
 
     def _stop(self) -> None:
@@ -65,6 +78,7 @@ class Workers:
         worst = 0
         for worker in [worker for worker in self._running if worker.poll() is not None]:
             lived = time.monotonic() - self._running.pop(worker)
+            self._forget(worker.pid)
             if self._stopping:
                 worst = max(worst, worker.returncode)
                 continue
@@ -77,6 +91,29 @@ class Workers:
                 worst = max(worst, abs(worker.returncode), 1)
                 self._stop()
         return worst
+
+    def _forget(self, pid: int) -> None:
+        """What a worker that has ended was doing at the moment is over; what it counted stays."""
+        if self._counts:
+            for gauge in Path(self._counts).glob(f"gauge_live*_{pid}.db"):
+                gauge.unlink(missing_ok=True)
+
+
+@contextmanager
+def _counts() -> Iterator[str | None]:
+    """The folder for what workers count: the one that the environment names, or a new one."""
+    if named := os.environ.get(_COUNTS):
+        yield named
+        return
+    try:
+        made = TemporaryDirectory(prefix="headrace-counts-", ignore_cleanup_errors=True)
+    except OSError as error:
+        says = "workers count each for itself: %s; set TMPDIR to a folder that can be written"
+        logger.warning(says, error)
+        yield None
+        return
+    with made as folder:
+        yield folder
 
 
 def inherited(fd: int) -> socket.socket:

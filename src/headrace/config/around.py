@@ -61,7 +61,9 @@ def _check_pages(parts: Parts, made: Iterable[tuple[Path, Any]]) -> None:
     for path, observer in made:
         for page in getattr(observer, "pages", {}):
             if page in taken or any(OPENAI.operation(method, page) for method in ("GET", "POST")):
-                parts.problem(path, "its page is where something else is served; give it another path")
+                parts.problem(
+                    path, "its page is where something else is served; give it another path"
+                )
             taken.add(page)
 
 

@@ -132,6 +132,7 @@ class _Builder:
             ),
             secrets=frozenset(self.parts.secrets(())),
             files=tuple(map(str, self.parts.document.files)),
+            unsure=("server",) in self.broken,
         )
 
     # What can answer

@@ -224,6 +224,10 @@ class Parts:
         found = "" if self._hides(path) else f", found {_shown(first['input'])}"
         if absent := [fault["loc"][-1] for fault in faults if fault["type"] == "missing"]:
             return f"needs the option {absent[0]!r}"
+        if not isinstance(first["input"], dict | list):
+            own = [fault["msg"] for fault in faults if fault["type"] == "value_error"]
+            if own:  # our own words, which tell what to write instead
+                return str(own[0]).removeprefix("Value error, ")
         wanted = [_WANTED[fault["type"]] for fault in faults if fault["type"] in _WANTED]
         if wanted:
             quotes = "text" in wanted and isinstance(first["input"], int | float)

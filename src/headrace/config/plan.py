@@ -42,6 +42,8 @@ class Plan:
     secrets: frozenset[str] = frozenset()
     """What `${…}` gave that must not be shown, beside what is a `Secret` or an upstream's."""
     files: tuple[str, ...] = ()
+    unsure: bool = False
+    """Whether plugins of `chain` are missing because of values that are left unset."""
 
     @property
     def authenticates(self) -> bool:
