@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Limits,
         Outgoing,
         Patience,
+        Resolved,
         Target,
         Targets,
         Timeouts,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.pages import Page, Pages
     from headrace.racing import first_good
-    from headrace.record import Attempt, Limited, Observer, Raced, Record, Usage
+    from headrace.record import Attempt, Cached, Limited, Observer, Raced, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
     from headrace.rests import Rest, Rests, place_of
@@ -73,8 +74,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "body": ["REMOVED"],
     "call": [
-        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience", "Target"),
-        *("Targets", "Timeouts", "leaves"),
+        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience"),
+        *("Resolved", "Target", "Targets", "Timeouts", "leaves"),
     ],
     "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota"],
     "chain": ["Next", "Plugin", "Plugins", "compose"],
@@ -98,7 +99,7 @@ _HOMES = {
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "pages": ["Page", "Pages"],
     "racing": ["first_good"],
-    "record": ["Attempt", "Limited", "Observer", "Raced", "Record", "Usage"],
+    "record": ["Attempt", "Cached", "Limited", "Observer", "Raced", "Record", "Usage"],
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
     "routing": ["Routes"],
@@ -119,6 +120,7 @@ __all__ = [
     "Allowances",
     "Attempt",
     "BadRequest",
+    "Cached",
     "Call",
     "CallError",
     "Caller",
@@ -162,6 +164,7 @@ __all__ = [
     "Record",
     "Reply",
     "Request",
+    "Resolved",
     "Response",
     "Rest",
     "Rests",

@@ -17,6 +17,7 @@ from headrace.budget import Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Target, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, UpstreamError
+from headrace.health import Health
 from headrace.reading import Reading, first_of, reading_of
 from headrace.record import Attempt, Record
 from headrace.reply import Event, Reply
@@ -24,7 +25,6 @@ from headrace.rests import Rest, Rests, place_of
 
 _LONGEST_REST = 60.0
 """Seconds for which a target is asked after others at most because it asked to wait."""
-_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
 _NEVER_SENT = ("dns_failed", "connect_failed", "connect_timeout", "tls_failed", "upstream_resting")
 _AFTER_END = 0.05
 """Seconds for the end of the body to follow the end of the stream, so the connection is kept."""
@@ -46,8 +46,12 @@ class Upstream:
     timeouts: Timeouts = Timeouts()
     ask_usage: bool = True
     """Whether a stream is asked for its usage when the client did not."""
+    fingerprint: str = ""
+    """Another one for another forwarder, plugins or models behind the same name."""
     budget: Budget = field(default_factory=Budget)
     """How often it is asked after others, or after itself, have failed."""
+    health: Health | None = None
+    """How it is asked whether it is well; None where it is not."""
     secrets: tuple[str, ...] = ()
     """What must never be shown of what it says."""
 
@@ -139,6 +143,8 @@ class Attempts:
                 held = await first_of(reading, reply)
         except TimeoutError:
             raise _silent(left <= patience) from None
+        finally:
+            attempt.usage = reading.usage
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
         for secret in filter(None, upstream.secrets):
@@ -197,13 +203,8 @@ def _timeouts(upstream: Upstream, call: Call) -> Timeouts:
 
 
 def _may_repeat(call: Call, error: UpstreamError) -> bool:
-    """Whether asking again could do nothing twice.
-
-    What is passed through may create something (a file, a batch): unless its method says that it
-    does not (RFC 9110, 9.2.2), or the client gave a key for that, only what was never sent is.
-    """
-    safe = call.operation != PASSTHROUGH or call.method in _IDEMPOTENT
-    return safe or error.code in _NEVER_SENT or "idempotency-key" in call.headers
+    """Whether asking again does nothing twice: by itself, by the client's key, or as yet unsent."""
+    return call.idempotent or error.code in _NEVER_SENT or "idempotency-key" in call.headers
 
 
 def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
@@ -220,8 +221,7 @@ def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:
     """The last failure once more: this upstream has failed too often to be asked beyond it."""
-    errors = [attempt.error for attempt in attempts if attempt.error]
-    last = errors[-1] if errors else None
+    last = _last_error(attempts)
     if last is None:
         return UpstreamError("too many calls have failed", code="retry_budget", again=False)
     return last.final(elsewhere=last.elsewhere)
@@ -229,7 +229,7 @@ def _over_budget(attempts: list[Attempt]) -> UpstreamError:
 
 def _used_up(attempts: list[Attempt]) -> UpstreamError:
     """The last failure once more, final this time."""
-    if error := attempts[-1].error:
+    if error := _last_error(attempts):
         return error.final()
     return UpstreamError(
         f"the {len(attempts)} attempts for this call are used up",
@@ -238,6 +238,11 @@ def _used_up(attempts: list[Attempt]) -> UpstreamError:
         elsewhere=False,
         decided=True,
     )
+
+
+def _last_error(attempts: list[Attempt]) -> UpstreamError | None:
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    return errors[-1] if errors else None
 
 
 def _silent(is_over: bool) -> CallError:

@@ -24,6 +24,8 @@ Fact = TypeVar("Fact")
 PASSTHROUGH = "passthrough"
 """The operation of a call whose body nobody reads."""
 
+_IDEMPOTENT = ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+
 
 @dataclass(frozen=True)
 class Target:
@@ -100,6 +102,14 @@ class Patience:
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """What a route's name stands for, told by the router: the same text for the same targets,
+    plugins and upstreams, in every replica."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Outgoing:
     """Headers that the upstream gets beside its own; told by a plugin to the forwarder below."""
 
@@ -152,6 +162,15 @@ class Call:
             found = type(self.json).__name__
             raise BadRequest(f"the body must be a JSON object, not {found}", code="invalid_json")
         return self.json
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether asking twice does no more than asking once.
+
+        What is passed through may create something (a file, a batch), unless its method says that
+        it does not (RFC 9110, 9.2.2).
+        """
+        return self.operation != PASSTHROUGH or self.method in _IDEMPOTENT
 
     def replace(self, **changes: Any) -> Call:
         """This call with other values in some fields."""

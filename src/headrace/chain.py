@@ -18,10 +18,13 @@ class Plugin(Protocol):
 
     A class may say more about its plugins by attributes: `authenticates`, where each call that
     passes has shown who asks; `divides`, where it tries several targets, taking the outer list
-    apart; `inside_attempt`, where among an upstream's plugins it belongs inside each attempt;
-    `enforces_limits`, where it keeps what `callers` says of limits; `counts`, where it counts in
-    the store under its option `name`, which no other plugin may have. One that works in each
-    worker alone says `per_worker`. `shorthand` names the option that a bare value stands for.
+    apart; `orders`, where it puts that list in order and passes all of it on, so that the first one
+    is asked; `of_upstream`, where it belongs among an upstream's plugins, and `inside_attempt`,
+    where it belongs there inside each attempt; `enforces_limits`, where it keeps what `callers`
+    says of limits; `counts`, where it counts in the store under its option `name`, which no other
+    plugin may have. One that works in each worker alone says `per_worker`. `needs_route` makes no
+    sense before a route is known. `owns_replies` closes by itself what it asked for, because it
+    shares a reply among calls. `shorthand` names the option that a bare value stands for.
     """
 
     def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:
@@ -43,6 +46,13 @@ def compose(plugins: Sequence[Plugin], forward: Next) -> Next:
 
 
 def _link(plugin: Plugin, forward: Next) -> Next:
+    if getattr(plugin, "owns_replies", False):
+
+        async def alone(call: Call) -> Reply:
+            return _checked(plugin, await plugin(call, forward))
+
+        return alone
+
     async def run(call: Call) -> Reply:
         asked: list[Reply] = []
         over = False

@@ -77,6 +77,37 @@ class Limited:
 
 
 @dataclass(kw_only=True)
+class Cached:
+    """What a cache made of a call."""
+
+    status: Literal["hit", "stale", "shared", "miss", "bypass"]
+    """`shared` is an answer that another call was being given at the same time."""
+    why: str = ""
+    """Why it was no hit, or was not stored; in a word or two, such as `no-store` or `too large`."""
+    stored: bool = False
+    age: float | None = None
+    """Seconds since the answer was stored."""
+    ttl: float | None = None
+    """Seconds for which it is kept from now on."""
+    saved: Usage | None = None
+    """The tokens that were not asked for again."""
+
+
+@dataclass(kw_only=True)
+class Raced:
+    """What came of several targets that were asked for one call side by side."""
+
+    plugin: str
+    """Which plugin asked them."""
+    winner: Target
+    of: int
+    """How many were asked, those that failed included."""
+    margin: float | None = None
+    """Seconds from the winner's reply to the next one; until the others were ended, where none had
+    any; None where no other was being asked any more."""
+
+
+@dataclass(kw_only=True)
 class Record:
     """All that is known of one call. Every copy of the call shares it; observers get it closed."""
 
@@ -99,8 +130,12 @@ class Record:
     """Targets that were not asked because they are closed, and until when by the loop's clock."""
     answered: Attempt | None = None
     """The attempt whose reply went to the client."""
+    races: list[Raced] = field(default_factory=list)
+    """The races that were won on the way to the answer."""
     limits: list[Limited] = field(default_factory=list)
     """The limits it met."""
+    cache: Cached | None = None
+    """What a cache made of it; None where none stood in its way."""
     first_byte: float | None = None
     ended: float | None = None
     status: int | None = None
@@ -132,11 +167,11 @@ class Record:
         """Seconds to the first byte that no attempt was running; None before the first byte."""
         if self.first_byte is None:
             return None
-        asked = sum(
-            (attempt.first_output or attempt.ended or self.first_byte) - attempt.started
-            for attempt in self.attempts
-        )
-        return max(0.0, self.first_byte - self.started - asked)
+        overhead, since = 0.0, self.started
+        for attempt in self.attempts:  # in the order of their start; some run side by side
+            overhead += max(0.0, attempt.started - since)
+            since = max(since, attempt.first_output or attempt.ended or self.first_byte)
+        return overhead + max(0.0, self.first_byte - since)
 
     def close(self, outcome: Outcome) -> None:
         """The last word on this call."""

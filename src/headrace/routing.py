@@ -17,7 +17,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from headrace.attempts import Upstream
-from headrace.call import PASSTHROUGH, Call, Deadline, Target, Targets, fitting, leaves
+from headrace.call import (
+    PASSTHROUGH,
+    Call,
+    Deadline,
+    Resolved,
+    Target,
+    Targets,
+    fitting,
+    leaves,
+)
 from headrace.caller import Allowances, Caller
 from headrace.chain import Next, Plugin, compose
 from headrace.dialect import Dialect
@@ -50,6 +59,8 @@ class Route:
     key: str
     targets: Targets
     chain: tuple[Plugin, ...] = ()
+    fingerprint: str = ""
+    """Another one for other targets, plugins or upstreams behind the same key."""
 
     @property
     def is_path(self) -> bool:
@@ -173,7 +184,9 @@ class Router:
         totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(targets)]
         own = Deadline.after(max(totals))
         deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
-        routed = call.replace(targets=targets, deadline=deadline)
+        behind = [self._upstreams[target.upstream].fingerprint for target in leaves(targets)]
+        resolved = Resolved(f"{route.key} {route.fingerprint} {targets} {' '.join(behind)}")
+        routed = call.replace(targets=targets, deadline=deadline).telling(resolved)
         return await compose(route.chain, self._attempts)(routed)
 
     async def _models(self, call: Call) -> Reply:

@@ -12,6 +12,7 @@ from typing import Any
 
 from headrace import caller, rests, routing, store, transport
 from headrace.attempts import Upstream
+from headrace.budget import Budget
 from headrace.call import Targets, Timeouts
 from headrace.caller import Callers
 from headrace.chain import Plugin
@@ -19,6 +20,7 @@ from headrace.config.around import middleware, observers, store_of
 from headrace.config.callers import callers, check
 from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
+from headrace.config.fingerprint import fingerprint
 from headrace.config.parts import Parts, words
 from headrace.config.plan import Plan, says
 from headrace.config.problems import Problem, did_you_mean
@@ -163,6 +165,9 @@ class _Builder:
             labels=written.labels,
             timeouts=written.timeouts.over(self.server.timeouts.over(_suited(forwarder))),
             ask_usage=written.ask_usage,
+            fingerprint=fingerprint([forwarder, *plugins], written.models),
+            budget=Budget(written.retry_budget),
+            health=written.health,
             secrets=tuple({*_secrets(forwarder), *_secrets(plugins), *self.parts.secrets(path)}),
         )
 
@@ -203,20 +208,22 @@ class _Builder:
             asked = targets(self.parts, where, value["targets"], self.sections["upstreams"])
             self._check_divided(key, where, asked, chain)
         left_out = tuple(map(str, skipped(asked, self.disabled)))
-        return Route(key=key, targets=without(asked, self.disabled), chain=chain), left_out
+        targets_left = without(asked, self.disabled)
+        route = Route(key=key, targets=targets_left, chain=chain, fingerprint=fingerprint(chain))
+        return route, left_out
 
     def _check_divided(self, key: str, path: Path, asked: Targets, chain: Sequence[Plugin]) -> None:
-        dividing = [name_of("plugins", plugin) for plugin in chain if says(plugin, "divides")]
+        trying = [name_of("plugins", plugin) for plugin in _trying(chain)]
         needed = levels(asked)
-        if needed <= len(dividing) or ("routes", key) in self.broken:
+        if needed <= len(trying) or ("routes", key) in self.broken:
             return
-        if dividing:
+        if trying:
             message = (
-                f"has targets in {needed} levels, but only {words(dividing)} in its chain to try "
+                f"has targets in {needed} levels, but only {words(trying)} in its chain to try "
                 "them; each level takes a plugin of this kind"
             )
         else:
-            several = plugins_that("divides")
+            several = plugins_that("divides", "orders")
             such = f"one of {words(several)}" if len(several) > 1 else words(several)
             message = (
                 f"has several targets, but nothing in its chain to try them; add {such} to it, "
@@ -250,17 +257,32 @@ class _Builder:
             )
 
 
+def _trying(chain: Sequence[Plugin]) -> list[Plugin]:
+    """The plugins that take a level of targets each.
+
+    They divide it; or the last one orders it, and the first target is asked.
+    """
+    several = [plugin for plugin in chain if says(plugin, "divides") or says(plugin, "orders")]
+    return [*(plugin for plugin in several[:-1] if says(plugin, "divides")), *several[-1:]]
+
+
 _FRONT = {
+    "needs_route": "must know the route of a call, which is looked up behind this chain; "
+    "put it into the chain of a route",
     "divides": "tries several targets, but no call has any before its route is looked up; "
+    "put it into the chain of a route",
+    "orders": "orders targets, but no call has any before its route is looked up; "
     "put it into the chain of a route",
     "inside_attempt": "belongs inside an attempt, as it is written here; "
     "put it among the plugins of an upstream",
+    "of_upstream": "is about a single upstream; put it among the plugins of one",
 }
 _UPSTREAM = {
     "divides": "tries several targets, but a call to an upstream has one; "
-    "put it into the chain of a route"
+    "put it into the chain of a route",
+    "orders": "orders targets, but a call to an upstream has one; put it into the chain of a route",
 }
-_ROUTE = {"inside_attempt": _FRONT["inside_attempt"]}
+_ROUTE = {name: _FRONT[name] for name in ("inside_attempt", "of_upstream")}
 """What plugins say of themselves that makes no sense in a place, and why."""
 
 

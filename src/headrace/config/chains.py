@@ -75,11 +75,12 @@ class Chains:
         return self._made[name]
 
 
-def plugins_that(attribute: str) -> list[str]:
-    """The names of all plugins whose class says so: `divides`, `authenticates`."""
+def plugins_that(*attributes: str) -> list[str]:
+    """The names of all plugins whose class says one of these: `divides`, `orders`."""
     found = []
     for name in registry.names("plugins"):
-        with suppress(ImportError):
-            if getattr(registry.named("plugins", name), attribute, False) is True:
+        with suppress(Exception):  # importing it runs a stranger's code
+            plugin = registry.named("plugins", name)
+            if any(getattr(plugin, attribute, False) is True for attribute in attributes):
                 found.append(name)
     return found

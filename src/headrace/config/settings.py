@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from headrace.call import Timeouts
 from headrace.caller import Quota
+from headrace.health import Health
 from headrace.options import Duration, Size
 
 Number = TypeVar("Number", bound=float)
@@ -114,6 +115,10 @@ class UpstreamOptions:
     """For calls to this upstream, around each of its attempts."""
     timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     """Where they differ from the server's."""
+    retry_budget: Annotated[float, Field(ge=0)] = 0.2
+    """Attempts after failed ones that may fail, too: this share of its first ones, and three."""
+    health: Health | None = None
+    """How it is asked, beside all calls, whether it is well; else it is not asked that."""
     ask_usage: bool = True
     """Whether a stream is asked for its token counts when the client did not ask."""
 

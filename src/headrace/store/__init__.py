@@ -93,6 +93,9 @@ class Store(Protocol):
     async def delete(self, key: str) -> bool:
         """Forget a value; whether there was one."""
 
+    async def clear(self, prefix: str) -> int:
+        """Forget all values whose key begins so; how many there were, as far as that is known."""
+
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         """Run all steps as one, each seeing what those before it wrote; their answers.
 

@@ -55,6 +55,10 @@ class Memory(Store):
         self._values.drop(key)
         return there
 
+    async def clear(self, prefix: str) -> int:
+        """Forget all values whose key begins so; how many there were."""
+        return self._values.clear(prefix)
+
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         """Run all steps as one: nothing awaits in here, and nothing is kept until all have run."""
         together(steps)
@@ -161,6 +165,13 @@ class _Bounded(Generic[Kept]):
         self._weight += weight
         while len(self._kept) > 1 and (len(self._kept) > self._most or self._weight > self._size):
             self.drop(next(iter(self._kept)))
+
+    def clear(self, prefix: str) -> int:
+        """Forget what begins so; how many there were."""
+        found = [key for key in self._kept if key.startswith(prefix)]
+        for key in found:
+            self.drop(key)
+        return len(found)
 
     def drop(self, key: str) -> None:
         """Forget it, if it is there."""

@@ -141,6 +141,19 @@ class StoreContract:
         assert not await store.delete("old")
         assert await store.get("key") is None
 
+    async def test_values_are_cleared_by_the_beginning_of_their_keys(self, store: Store) -> None:
+        for key in ("a:1", "a:2", "ab", "b:1", "a*", "[a]:1"):
+            await store.set(key, b"value", ttl=60)
+        await store.apply(upto(5, "a:1"))
+
+        assert await store.clear("a:") == 2
+        assert await store.clear("a*") == 1
+
+        kept = [key for key in ("a:1", "a:2", "ab", "b:1", "a*", "[a]:1") if await store.get(key)]
+        assert kept == ["ab", "b:1", "[a]:1"]
+        assert await store.apply(upto(5, "a:1")) == [(1, 2)]
+        assert await store.clear("") == 3
+
     async def test_values_numbers_and_leases_of_one_key_do_not_meet(self, store: Store) -> None:
         async with store.lease("key", 1, ttl=60):
             await store.apply(upto(5))
