@@ -152,6 +152,7 @@ _KIND: Mapping[Any, str] = {
     bool: "`true` or `false`",
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
+    settings.Health: "[health](#health)",
     Quota: "[limits](UNITS)",
     Key: "[more of it](#what-is-known-of-a-key)",
     Plugins: "list of plugins, or a chain's name",

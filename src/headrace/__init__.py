@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.version import __version__
 
 if TYPE_CHECKING:
+    from headrace.assembling import assembled, taken_apart
     from headrace.body import REMOVED
     from headrace.call import (
         PASSTHROUGH,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Target,
         Targets,
         Timeouts,
+        WithUsage,
         leaves,
     )
     from headrace.caller import Allowance, Allowances, Caller, Callers, Quota
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         fetch_json,
         read_all,
     )
+    from headrace.keeping import kept_under, owner_of
     from headrace.key_file import KeyFile
     from headrace.keyring import Keyring, bearing
     from headrace.keys import Key, Moment
@@ -72,10 +75,11 @@ if TYPE_CHECKING:
     from headrace.transport import Request, Response, Transport
 
 _HOMES = {
+    "assembling": ["assembled", "taken_apart"],
     "body": ["REMOVED"],
     "call": [
         *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience"),
-        *("Resolved", "Target", "Targets", "Timeouts", "leaves"),
+        *("Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
     ],
     "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota"],
     "chain": ["Next", "Plugin", "Plugins", "compose"],
@@ -93,6 +97,7 @@ _HOMES = {
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
+    "keeping": ["kept_under", "owner_of"],
     "key_file": ["KeyFile"],
     "keys": ["Key", "Moment"],
     "keyring": ["Keyring", "bearing"],
@@ -185,7 +190,9 @@ __all__ = [
     "Unsupported",
     "UpstreamError",
     "Usage",
+    "WithUsage",
     "__version__",
+    "assembled",
     "bearer",
     "bearing",
     "check_base_url",
@@ -194,13 +201,16 @@ __all__ = [
     "exchange",
     "fetch_json",
     "first_good",
+    "kept_under",
     "leaves",
     "meant",
+    "owner_of",
     "place_of",
     "read_all",
     "sha256",
     "shielded",
     "sse",
+    "taken_apart",
     "translation",
     "until_closed",
 ]

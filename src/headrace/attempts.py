@@ -221,7 +221,8 @@ def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:
     """The last failure once more: this upstream has failed too often to be asked beyond it."""
-    last = _last_error(attempts)
+    errors = [attempt.error for attempt in attempts if attempt.error]
+    last = errors[-1] if errors else None
     if last is None:
         return UpstreamError("too many calls have failed", code="retry_budget", again=False)
     return last.final(elsewhere=last.elsewhere)
@@ -229,7 +230,7 @@ def _over_budget(attempts: list[Attempt]) -> UpstreamError:
 
 def _used_up(attempts: list[Attempt]) -> UpstreamError:
     """The last failure once more, final this time."""
-    if error := _last_error(attempts):
+    if error := attempts[-1].error:
         return error.final()
     return UpstreamError(
         f"the {len(attempts)} attempts for this call are used up",
@@ -238,11 +239,6 @@ def _used_up(attempts: list[Attempt]) -> UpstreamError:
         elsewhere=False,
         decided=True,
     )
-
-
-def _last_error(attempts: list[Attempt]) -> UpstreamError | None:
-    errors = [attempt.error for attempt in attempts if attempt.error]
-    return errors[-1] if errors else None
 
 
 def _silent(is_over: bool) -> CallError:

@@ -110,6 +110,11 @@ class Resolved:
 
 
 @dataclass(frozen=True)
+class WithUsage:
+    """Told by a plugin that shares a stream among clients: the usage in it is kept from nobody."""
+
+
+@dataclass(frozen=True)
 class Outgoing:
     """Headers that the upstream gets beside its own; told by a plugin to the forwarder below."""
 

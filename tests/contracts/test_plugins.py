@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import jwt
 import pytest
 
 from headrace import Plugin, registry
@@ -11,13 +12,25 @@ from headrace.config.document import parse
 from headrace.config.parts import Parts
 from headrace.testing import PluginContract
 
+SECRET = "a secret of the contract's own, long enough for HS256"
+CLAIMS = {"iss": "https://login.example.com/", "aud": "headrace", "sub": "ann", "exp": 4102444800}
 WRITTEN = """
 plugins:
 - any_of:
   - api_key: {keys: {48e05db129439dec05c1e64ab04b8f48b37ee81d324b1a82cd104b5036d5e56b: bob}}
   - api_key: {keys: {51758ef6921494b7695e67d9ec91c5eda24426b1467a5410f2e3b19ea9244465: ann}}
 - api_key: {keys: {51758ef6921494b7695e67d9ec91c5eda24426b1467a5410f2e3b19ea9244465: ann}}
+- balance
+- balance: {by: in_flight, sticky: caller}
+- balance: {by: latency, sticky: {header: x-session}, decay: 1s}
+- breaker
+- breaker: {failures: 1, rate: 1, least: 1, window: 1s, cooldown: 1ms, longest: 1ms, on: [5xx]}
 - fallback
+- hedge
+- hedge: {after: 50ms, most: 2, share: 0.5}
+- jwt_auth: {issuer: "https://login.example.com/", audience: headrace, secret: "${JWT_SECRET}"}
+- race
+- race: {width: 1}
 - retry
 - retry: {attempts: 2, wait: 5s}
 - transform
@@ -27,9 +40,10 @@ plugins:
 HEADERS: Mapping[str, Mapping[str, str]] = {
     "any_of": {"authorization": "Bearer sk-ann"},
     "api_key": {"authorization": "Bearer sk-ann"},
+    "jwt_auth": {"authorization": f"Bearer {jwt.encode(CLAIMS, SECRET, 'HS256')}"},
 }
 
-DOCUMENT = parse(WRITTEN, "gateway.yaml", {})
+DOCUMENT = parse(WRITTEN, "gateway.yaml", {"JWT_SECRET": SECRET})
 NAMES = [each if isinstance(each, str) else next(iter(each)) for each in DOCUMENT.value["plugins"]]
 
 

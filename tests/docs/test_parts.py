@@ -32,6 +32,7 @@ SETTINGS = (
     settings.CallerOptions,
     settings.Quota,
     settings.UpstreamOptions,
+    settings.Health,
     settings.RouteOptions,
 )
 SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]

@@ -24,10 +24,23 @@ TOLD: Mapping[str, tuple[str, ...]] = {
     "examples/fallback/README.md": (
         *("x-headrace-attempts: 3", "x-headrace-upstream: stand-in", "I stand in for it."),
     ),
+    "examples/race/README.md": (
+        *("x-headrace-attempts: 2", "x-headrace-upstream: near", "data: [DONE]"),
+    ),
+    "examples/hedge/README.md": (
+        *("x-headrace-attempts: 2", "x-headrace-upstream: second", "data: [DONE]"),
+    ),
     "examples/ollama/README.md": ("The sky is blue.", "['llama3.2:latest']\nThe sky is blue."),
+    "examples/canary/README.md": (
+        *("'I am the stable one.': ", "Counter({'I am the canary.': 5})"),
+    ),
     "examples/api-keys/README.md": (
         *("mock/mock", '"models":["fast"]', "invalid_api_key", "missing_api_key"),
         "mock upstream",
+    ),
+    "examples/jwt/README.md": (
+        *("This is Headrace's mock upstream", "model_not_found", "missing_api_key"),
+        "invalid_token",
     ),
     "examples/mounted/README.md": ("mock upstream",),
 }

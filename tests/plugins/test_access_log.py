@@ -18,6 +18,7 @@ server: {observers: [access_log]}
 upstreams: {a: mock, b: mock}
 routes:
   fast: {chain: [fallback], targets: [a/small, b/large]}
+  raced: {chain: [race], targets: [a/small, b/large]}
   "*": a/small
 """
 
@@ -80,6 +81,19 @@ async def test_a_line_has_every_attempt(log: pytest.LogCaptureFixture, upstream:
     assert (first["status"], first["code"]) == (503, "upstream_503")
     assert (second["upstream"], second["outcome"]) == ("b", "ok")
     assert line["upstream"] == "b"
+
+
+async def test_a_line_says_who_won_a_race_and_what_the_others_cost(
+    log: pytest.LogCaptureFixture, upstream: Upstream
+) -> None:
+    line = await logged(log, upstream, model="raced")
+
+    [raced] = line["races"]
+    assert 0 <= raced.pop("margin") < 1
+    assert raced == {"plugin": "race", "upstream": "a", "model": "small", "of": 2}
+    assert [attempt["outcome"] for attempt in line["attempts"]] == ["ok", "cancelled"]
+    loser = line["attempts"][1]
+    assert loser["tokens"] == {"input": 3, "output": 2, "estimated": False}
 
 
 async def test_a_model_that_stands_in_is_told(

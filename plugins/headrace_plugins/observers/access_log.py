@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from headrace import Limited, Record
+from headrace import Limited, Raced, Record
 
 logger = logging.getLogger("headrace.access")
 
@@ -63,16 +63,24 @@ def line(record: Record) -> dict[str, Any]:
                     "code": attempt.error.code if attempt.error else None,
                     "first_output": _since(attempt.started, attempt.first_output),
                     "seconds": _since(attempt.started, attempt.ended),
+                    "tokens": _present(asdict(attempt.usage)) if attempt.usage else None,
                 }
             )
             for attempt in record.attempts
         ],
+        "races": [_raced(raced) for raced in record.races] or None,
         "tokens": _present(asdict(usage)) if usage else None,
         "limits": [_met(limit) for limit in record.limits] or None,
         "first_byte": _since(record.started, record.first_byte),
         "overhead": round(record.overhead, 6) if record.overhead is not None else None,
         "seconds": _since(record.started, record.ended),
     }
+
+
+def _raced(raced: Raced) -> dict[str, Any]:
+    winner = {"upstream": raced.winner.upstream, "model": raced.winner.model}
+    margin = None if raced.margin is None else round(raced.margin, 6)
+    return _present({"plugin": raced.plugin, **winner, "of": raced.of, "margin": margin})
 
 
 def _met(limit: Limited) -> dict[str, Any]:

@@ -1,0 +1,307 @@
+"""Who loses a race is let go at once: its connection closes, and what it used is recorded.
+
+Both transports, on real sockets: aiohttp in the real command, httpx2 in the same application under
+uvicorn. The goal is 100 ms; the limit asserted is a second, for machines that are busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from headrace import Gateway, Record
+from headrace.config.build import build
+from headrace.config.document import parse
+from headrace.testing import Loopback
+from headrace.testing.misbehaviour import (
+    COMPLETION,
+    EVENTS,
+    STREAM,
+    Act,
+    Behaviour,
+    Pause,
+    Received,
+    Step,
+    Steps,
+    answers,
+    chunk,
+    event,
+    head,
+    status,
+    streams,
+)
+from headrace.transport.httpx2 import Httpx2
+from headrace_plugins.observers.access_log import line
+
+from .serving import Note, Row, chat, eventually, in_thread, post, serving, wire
+
+CONFIG = """
+    server: {auth: none, attempts: 4}
+    upstreams:
+      slow: {forwarder: {openai: {base_url: "${UPSTREAM}/slow"}}}
+      quick: {forwarder: {openai: {base_url: "${UPSTREAM}/quick"}}}
+      third: {forwarder: {openai: {base_url: "${UPSTREAM}/third"}}}
+    routes:
+      race: {chain: [race], targets: [slow, quick]}
+      hedge: {chain: [hedge: {after: 50ms, share: 1}], targets: [slow, quick]}
+      groups: {chain: [race, fallback], targets: [[slow, third], [quick]]}
+      narrow: {chain: [race: {width: 2}], targets: [slow, third, quick]}
+      /files*: {chain: [race], targets: [slow, quick]}
+    """
+LIMIT = 1.0
+EMBEDDING = {
+    "object": "list",
+    "model": "m",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
+    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+}
+KINDS: Mapping[str, tuple[str, dict[str, Any], tuple[Step, ...]]] = {
+    "chat": ("chat/completions", chat(), answers(COMPLETION)),
+    "stream": ("chat/completions", chat(stream=True), streams(*EVENTS)),
+    "embedding": ("embeddings", {"model": "m", "input": "hi"}, answers(EMBEDDING)),
+}
+"""Where each kind of call is asked, its body, and a good answer to it."""
+STALLS: Mapping[str, Mapping[str, Behaviour]] = {
+    "nothing": dict.fromkeys(KINDS, (Act.STALL,)),
+    "half an answer": {
+        "chat": (head(200, "content-type: application/json", "content-length: 99") + b"{",
+                 Act.STALL),
+        "stream": (STREAM, chunk(event(EVENTS[0])), Act.STALL),
+        "embedding": (head(200, "content-type: application/json", "content-length: 99") + b"{",
+                      Act.STALL),
+    },
+}  # fmt: skip
+"""What the loser has said by then."""
+
+
+@dataclass
+class Door:
+    """A gateway on a socket, through one of the transports."""
+
+    name: str
+    url: str
+    rows: list[Row]
+
+    async def row(self, request_id: str) -> Row:
+        """What was recorded of one request."""
+        await eventually(lambda: any(row["id"] == request_id for row in self.rows))
+        (row,) = (row for row in self.rows if row["id"] == request_id)
+        return row
+
+
+@pytest.fixture(scope="module", params=["aiohttp", "httpx2"])
+async def door(request: pytest.FixtureRequest, server: Loopback) -> AsyncIterator[Door]:
+    environ = {"UPSTREAM": server.url}
+    if request.param == "aiohttp":
+        async with serving(CONFIG, **environ) as served:
+            await served.until(lambda: any("aiohttp" in line for line in served.said))
+            yield Door(request.param, served.url, served.rows)
+    else:
+        async with through_httpx2(environ) as door:
+            yield door
+
+
+@asynccontextmanager
+async def through_httpx2(environ: Mapping[str, str]) -> AsyncIterator[Door]:
+    document = parse(CONFIG, "gateway.yaml", environ)
+    rows: list[Row] = []
+
+    def note(record: Record) -> None:
+        rows.append(line(record))
+
+    plan = replace(build(document, through=Httpx2()), observers=(note,))
+    async with in_thread(Gateway(plan)) as url:
+        yield Door("httpx2", url, rows)
+
+
+@dataclass
+class Course:
+    """What each upstream does, by its name, and when it is decided."""
+
+    upstream: Loopback
+    acts: dict[str, Behaviour] = field(default_factory=dict)
+    decided: asyncio.Event = field(default_factory=asyncio.Event)
+    at: float = 0.0
+
+    def decide(self) -> None:
+        """From now on, whoever has lost is to be let go."""
+        self.at = time.perf_counter()
+        self.decided.set()
+
+    def __call__(self, received: Received) -> Steps:
+        behaviour = self.acts[received.target.split("/")[1]]
+        return behaviour(received) if callable(behaviour) else behaviour
+
+    def asked(self, name: str) -> list[Received]:
+        """The requests that an upstream got."""
+        return [each for each in self.upstream.requests if each.target.startswith(f"/{name}/")]
+
+    def after(self, name: str, steps: Steps) -> Callable[[Received], Iterator[Step]]:
+        """These steps, once another upstream has been asked."""
+
+        def behaviour(_: Received) -> Iterator[Step]:
+            while not self.asked(name):
+                yield Pause(0.001)
+            self.decide()
+            yield from steps
+
+        return behaviour
+
+    async def closed(self, name: str) -> float:
+        """The milliseconds from when it was decided to the end of the connection of `name`."""
+        async with asyncio.timeout(5):
+            await self.decided.wait()
+        [received] = self.asked(name)
+        await self.upstream.closed(received.connection, within=LIMIT)
+        return round(1000 * (time.perf_counter() - self.at), 1)
+
+
+@pytest.fixture
+def course(upstream: Loopback) -> Course:
+    course = Course(upstream)
+    upstream.script(course)
+    return course
+
+
+async def answer(door: Door, model: str, kind: str, request_id: str) -> bytes:
+    """What the client gets, whole."""
+    path, body, _ = KINDS[kind]
+    async with wire(door.url) as client:
+        request = post(f"/v1/{path}", {**body, "model": model}, f"x-request-id: {request_id}")
+        await client.send(request)
+        return await client.rest()
+
+
+def good(kind: str, told: bytes) -> bool:
+    """Whether it is a whole answer."""
+    if kind == "stream":
+        return told.startswith(b"HTTP/1.1 200") and told.count(b"data: [DONE]") == 1
+    said = json.loads(told.partition(b"\r\n\r\n")[2])
+    return bool(said == (EMBEDDING if kind == "embedding" else COMPLETION))
+
+
+@pytest.mark.parametrize("said", STALLS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("plugin", ["race", "hedge"])
+async def test_the_loser_is_let_go(
+    door: Door, course: Course, plugin: str, kind: str, said: str, record_property: Note
+) -> None:
+    course.acts = {"slow": STALLS[said][kind], "quick": course.after("slow", KINDS[kind][2])}
+    name = f"{plugin}-{kind}-{said.replace(' ', '-')}"
+
+    told, closed = await asyncio.gather(answer(door, plugin, kind, name), course.closed("slow"))
+
+    record_property(f"{door.name}: {plugin}, {kind}, the loser said {said}", f"{closed} ms")
+    assert good(kind, told)
+    row = await door.row(name)
+    outcomes = {attempt["upstream"]: attempt["outcome"] for attempt in row["attempts"]}
+    assert outcomes == {"slow": "cancelled", "quick": "ok"}
+    [raced] = row["races"]
+    assert (raced["plugin"], raced["upstream"], raced["of"]) == (plugin, "quick", 2)
+    assert raced["margin"] < LIMIT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_failure_never_wins(door: Door, course: Course, kind: str) -> None:
+    course.acts = {
+        "slow": course.after("quick", KINDS[kind][2]),
+        "quick": status(503, {"error": {"message": "busy"}}),
+    }
+
+    assert good(kind, await answer(door, "race", kind, f"failure-{kind}"))
+
+    row = await door.row(f"failure-{kind}")
+    assert row["upstream"] == "slow"
+
+
+async def test_groups_race(door: Door, course: Course) -> None:
+    course.acts = {
+        "slow": status(500, {"error": {"message": "broken"}}),
+        "third": (Act.STALL,),
+        "quick": course.after("third", answers(COMPLETION)),
+    }
+
+    told, _ = await asyncio.gather(answer(door, "groups", "chat", "groups"), course.closed("third"))
+
+    assert good("chat", told)
+    row = await door.row("groups")
+    outcomes = {attempt["upstream"]: attempt["outcome"] for attempt in row["attempts"]}
+    assert outcomes == {"slow": "failed", "third": "cancelled", "quick": "ok"}
+
+
+async def test_no_more_are_asked_at_once_than_the_width(door: Door, course: Course) -> None:
+    course.acts = {
+        "slow": (Act.STALL,),
+        "third": course.after("slow", answers(COMPLETION)),
+        "quick": answers(COMPLETION),
+    }
+
+    assert good("chat", await answer(door, "narrow", "chat", "narrow"))
+    assert course.asked("quick") == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_of_two_that_answer_at_once_one_goes_out_and_the_other_is_closed(
+    door: Door, course: Course, kind: str
+) -> None:
+    course.acts = {"slow": KINDS[kind][2], "quick": KINDS[kind][2]}
+    names = [f"both-{kind}-{number}" for number in range(40)]
+
+    told = await asyncio.gather(*(answer(door, "race", kind, name) for name in names))
+
+    assert all(good(kind, each) for each in told)
+    for name in names:
+        row = await door.row(name)
+        assert sorted(each["outcome"] for each in row["attempts"]) == ["cancelled", "ok"]
+        assert row["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_that_leaves_ends_them_all(
+    door: Door, course: Course, kind: str, record_property: Note
+) -> None:
+    course.acts = {"slow": (Act.STALL,), "quick": (Act.STALL,)}
+    path, body, _ = KINDS[kind]
+    name = f"left-{kind}"
+    async with wire(door.url) as client:
+        request = post(f"/v1/{path}", {**body, "model": "race"}, f"x-request-id: {name}")
+        await client.send(request)
+        await course.upstream.asked(2)
+
+    course.decide()
+    closed = [await course.closed(each) for each in ("slow", "quick")]
+
+    record_property(f"{door.name}: the client of a {kind} leaves", f"{max(closed)} ms")
+    row = await door.row(name)
+    assert row["outcome"] == "client_closed"
+    assert [attempt["outcome"] for attempt in row["attempts"]] == ["cancelled"] * 2
+    assert "races" not in row or row["races"] is None
+
+
+async def test_a_stream_that_has_won_goes_on_to_its_end(door: Door, course: Course) -> None:
+    words = [event({**EVENTS[1], "n": number}) for number in range(200)]
+    course.acts = {
+        "slow": (Act.STALL,),
+        "quick": course.after("slow", streams(EVENTS[0], *words, EVENTS[3])),
+    }
+
+    told = await answer(door, "race", "stream", "to-the-end")
+
+    assert told.count(b'"n":') == 200
+    assert good("stream", told)
+
+
+async def test_what_may_create_something_is_asked_of_one(door: Door, course: Course) -> None:
+    course.acts = {"slow": (Pause(0.1), *answers({"id": "file-1"})), "quick": answers({})}
+    async with wire(door.url) as client:
+        await client.send(post("/files", b"{}"))
+        assert b"file-1" in await client.rest()
+
+    assert [len(course.asked(name)) for name in ("slow", "quick")] == [1, 0]
