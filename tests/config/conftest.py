@@ -10,6 +10,7 @@ import pytest
 
 from headrace import Call, Duration, Next, Plugins, Reply, Secret, Sha256, Transport, registry
 from headrace.store.memory import Memory
+from headrace.store.redis import Redis
 
 
 class Passing:
@@ -113,6 +114,13 @@ class Transform(Passing):
             raise ValueError(f"no dialect is called {self.to!r}")
 
 
+@dataclass(kw_only=True)
+class Weigh(Passing):
+    """Put targets in order."""
+
+    orders: ClassVar = True
+
+
 class Asking:
     async def __call__(self, call: Call) -> Reply:
         raise AssertionError("nobody is asked here")
@@ -192,10 +200,11 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
             race=Race,
             retry=Retry,
             transform=Transform,
+            weigh=Weigh,
         ),
         "forwarders": points(azure=None, mock=Mock, ollama=Ollama, openai=OpenAI),
         "observers": points(access_log=Told, metrics=Told),
-        "stores": points(memory=Memory),
+        "stores": points(memory=Memory, redis=Redis),
         "dialects": {},
     }
     monkeypatch.setattr(registry, "_found", found.get)

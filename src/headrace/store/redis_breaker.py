@@ -26,6 +26,7 @@ class Breaker:
         self._mend = mend
         self._failures = 0
         self._mending: asyncio.Task[None] | None = None
+        self._closed = False
 
     def worked(self) -> None:
         """An answer came."""
@@ -51,17 +52,15 @@ class Breaker:
 
     def mend(self) -> None:
         """See to it that what is wrong is mended."""
-        if self._mending is None or self._mending.done():
+        if not self._closed and (self._mending is None or self._mending.done()):
             self._mending = asyncio.create_task(self._until_mended())
 
     async def aclose(self) -> None:
-        """Ask no more."""
+        """Try no more."""
+        self._closed = True
         if self._mending:
             self._mending.cancel()
             await asyncio.wait([self._mending])
-        self._mending = None
-        self.fault = None
-        self._failures = 0
 
     async def _until_mended(self) -> None:
         # At random, or all workers would ask at once.

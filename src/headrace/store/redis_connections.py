@@ -1,8 +1,7 @@
 """Connections to Redis, through redis-py.
 
 Of redis-py this uses the connection, which speaks the protocol, and neither client nor pool: they
-cost twice the CPU, try again behind one's back, and lose a connection whose task is cancelled while
-it is given back.
+cost half as much CPU again, try again behind one's back, and believe every reply.
 """
 
 from __future__ import annotations
@@ -34,25 +33,23 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from headrace.store import Unavailable
+from headrace.store.redis_replies import Garbage
 from headrace.store.redis_url import Address, Login
 
 __all__ = [
-    "AskError", "AuthenticationError", "Client", "Command", "Garbage", "MovedError",
-    "NoScriptError", "Pool", "Read", "RedisError", "key_slot", "reason",
+    "AskError", "AuthenticationError", "Client", "Command", "MovedError", "NoScriptError",
+    "Pool", "Read", "RedisError", "ResponseError", "Unreached", "key_slot", "reason",
 ]  # fmt: skip
 
 Answer = TypeVar("Answer")
 Command: TypeAlias = "tuple[str | bytes | int, ...]"
 Read: TypeAlias = Callable[[object], Answer]
-"""Makes an answer of a reply; raises ValueError for one that cannot be."""
+"""Makes an answer of a reply; raises `Garbage` for one that cannot be."""
 
 
-class Garbage(ValueError):
-    """A reply that is none, or another question's."""
-
-
-class _NoConnection(OSError):
-    """Why there is no connection, in words."""
+class Unreached(Unavailable):
+    """There is no connection, so nothing was asked. It says why, in words."""
 
 
 class Pool:
@@ -124,8 +121,10 @@ class Pool:
         link = _Link(address, login, self._tls)
         try:
             await link.connect_check_health(check_health=False, retry_socket_connect=False)
-        except BaseException:
+        except BaseException as error:
             link.abort()
+            if isinstance(error.__cause__, Unreached):
+                raise error.__cause__ from None  # redis-py put it into an error of its own
             raise
         return link
 
@@ -201,7 +200,7 @@ class _Link(redis.asyncio.Connection):
         try:
             await super()._connect()  # type: ignore[no-untyped-call]
         except OSError as error:
-            raise _NoConnection(_unreached(error)) from error  # redis-py would shorten it
+            raise Unreached(_unreached(error)) from error
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         return {**super()._connection_arguments(), "ssl": self._tls}
@@ -222,6 +221,10 @@ class Client(redis.asyncio.Redis):
 def reason(error: Exception) -> str:
     """Why there is no answer, in a few words."""
     match error:
+        case Unavailable():
+            return str(error)
+        case AskError():
+            return "it is a node of a cluster; write redis+cluster:// in its url"
         case AuthenticationError():
             return "it wants a user and a password, and not these"
         case NoPermissionError():
@@ -238,8 +241,6 @@ def reason(error: Exception) -> str:
             return f"its cluster is down: {_words(error)}"
         case ResponseError():
             return f"it says: {_words(error)}"
-        case RedisError() if isinstance(error.__context__, _NoConnection):
-            return str(error.__context__)
         case RedisError() | OSError() if not isinstance(error, InvalidResponse):
             return "the connection was lost"
         case _:

@@ -1,7 +1,6 @@
 """The Lua that Redis runs for a store: steps put together into one script, and leases.
 
-Numbers travel as text of 17 digits, which is a double to its last bit. Replies are read strictly:
-what is not as it should be raises ValueError.
+Numbers travel as text of 17 digits, which is a double to its last bit.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from headrace.store import Step
+from headrace.store.redis_replies import Garbage
 
 
 class StepFailed(RuntimeError):
@@ -66,24 +66,27 @@ def answers_of(reply: object, count: int) -> list[tuple[float, ...]]:
             return [_numbers(answer) for answer in answers]
         case [0, bytes(said)]:
             raise StepFailed(f"a step fails: {said.decode(errors='replace')}")
-    raise ValueError("no answers of steps")
+    raise Garbage("no answers of steps")
 
 
 def _numbers(answer: object) -> tuple[float, ...]:
     if not isinstance(answer, list):
-        raise ValueError("no answer of a step")
+        raise Garbage("no answer of a step")
     return tuple(map(float, answer))
 
 
 _STEPS = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local values, times, fields, answers, refused = {}, {}, {}, {1}, false
+local values, times, answers, refused = {}, {}, {1}, false
+local stale, fields = {}, {}
 
 local function value_of(key)
     local found, value = redis.call('HGETALL', key), {}
+    stale[key] = {}
     for n = 1, #found, 2 do
         value[found[n]] = tonumber(found[n + 1])
+        stale[key][found[n]] = true
     end
     return value
 end
@@ -114,6 +117,7 @@ local function run()
         for name, number in pairs(value) do
             table.insert(fields[key], name)
             table.insert(fields[key], string.format('%.17g', number))
+            stale[key][name] = nil
         end
     end
 end
@@ -124,10 +128,12 @@ if not done then
 end
 if not refused then
     for key, written in pairs(fields) do
-        redis.call('DEL', key)
-        if written[1] then
+        if written[1] then  -- first of all, for then a memory that is full refuses all of it
             redis.call('HSET', key, unpack(written))
             redis.call('PEXPIRE', key, times[key])
+        end
+        for name in pairs(stale[key]) do
+            redis.call('HDEL', key, name)
         end
     end
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -74,7 +75,7 @@ def location(url: str) -> Location:
             "password with / ? # @ as %2F %3F %23 %40"
         )
     base, _, several = found["scheme"].partition("+")
-    master, database = _path(several, found["path"])
+    master, database = _path(several, found["path"] or "")
     servers = tuple(
         _address(server, 26379 if several == "sentinel" else 6379)
         for server in found["servers"].split(",")
@@ -116,9 +117,19 @@ def _user(user: str | None, password: str | None) -> tuple[str | None, Secret | 
     return unquote(user or "") or None, Secret(unquote(password)) if password else None
 
 
+def trusting(ca: str | None) -> ssl.SSLContext:
+    """TLS 1.2 or later, for certificates that these authorities vouch for, or this machine's."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError:
+        raise ValueError("ca is no file of certificate authorities that can be read") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 _URL = re.compile(
     r"(?P<scheme>[a-z+]+)://(?:(?P<user>[^\s:@/?#]*)(?::(?P<password>[^\s@/?#]*))?@)?"
-    r"(?P<servers>[^\s@/?#]*)/?(?P<path>[^\s?#]*)(?:\?(?P<query>[^\s#]*))?"
+    r"(?P<servers>[^\s@/?#]*)(?:/(?P<path>[^\s?#]*))?(?:\?(?P<query>[^\s#]*))?"
 )
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:\[\]]+))(?::(?P<port>[0-9]+))?")
 
