@@ -260,7 +260,15 @@ def _upstream(upstream: Upstream, shown: _Shown) -> dict[str, Any]:
 
 
 def _nested(targets: Targets) -> list[Any]:
-    return [str(t) if isinstance(t, Target) else _nested(t) for t in targets]
+    return [_target(t) if isinstance(t, Target) else _nested(t) for t in targets]
+
+
+def _target(target: Target) -> Any:
+    """A target's name, or its name with options, as `gateway.yaml` has it."""
+    weight = float(target.weight)
+    if weight == 1:
+        return str(target)
+    return {str(target): {"weight": int(weight) if weight.is_integer() else weight}}
 
 
 class _Shown:

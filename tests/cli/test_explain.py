@@ -307,6 +307,23 @@ def test_more_targets_than_attempts_are_all_explained(here: Path) -> None:
     ]
 
 
+def test_weights_are_told_as_they_are_written(here: Path) -> None:
+    (here / "gateway.yaml").write_text("""
+        upstreams: {a: mock, b: mock, c: mock}
+        routes:
+          x: {chain: [fallback, fallback], targets: [[a/m: {weight: 9}, b: {weight: 0.5}], c]}
+        """)
+
+    assert (
+        "        a/m {weight: 9}\n        b {weight: 0.5}\n      fallback\n        c\n"
+        in explained()
+    )
+    assert told()["routes"]["x"]["targets"] == [
+        [{"a/m": {"weight": 9}}, {"b": {"weight": 0.5}}],
+        "c",
+    ]
+
+
 def test_the_outline_is_there_for_programs() -> None:
     outline = told()
 

@@ -161,7 +161,7 @@ def _tree(
     chain: Sequence[Mapping[str, Any]], targets: Sequence[Any], dividing: Sequence[str]
 ) -> Iterator[str]:
     if not chain:
-        yield from map(str, _leaves(targets))
+        yield from _leaves(targets)
         return
     first, *rest = chain
     yield _part(first)
@@ -169,15 +169,17 @@ def _tree(
         yield from _indented(_tree(rest, targets, dividing))
         return
     for target in targets:
-        yield from _indented(_tree(rest, [target] if isinstance(target, str) else target, dividing))
+        yield from _indented(
+            _tree(rest, target if isinstance(target, list) else [target], dividing)
+        )
 
 
 def _leaves(targets: Iterable[Any]) -> Iterator[str]:
     for target in targets:
-        if isinstance(target, str):
-            yield target
-        else:
+        if isinstance(target, list):
             yield from _leaves(target)
+        else:
+            yield target if isinstance(target, str) else _part(target)
 
 
 def _request(told: Mapping[str, Any]) -> Iterator[str]:

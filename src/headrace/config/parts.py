@@ -230,7 +230,7 @@ class Parts:
             own = [fault["msg"] for fault in faults if fault["type"] == "value_error"]
             if own:  # our own words, which tell what to write instead
                 return str(own[0]).removeprefix("Value error, ")
-        wanted = [_WANTED[fault["type"]] for fault in faults if fault["type"] in _WANTED]
+        wanted = [want for fault in faults if (want := _wanted(fault))]
         if wanted:
             quotes = "text" in wanted and isinstance(first["input"], int | float)
             hint = "; put it in quotes" if quotes else ""
@@ -249,6 +249,13 @@ class Parts:
             if place[: len(path)] == path and (text := str(self._at(place) or "")):
                 message = message.replace(text, "***")
         return message
+
+
+def _wanted(fault: Mapping[str, Any]) -> str | None:
+    """What pydantic wants, in our words."""
+    if fault["type"] == "literal_error":
+        return str(fault["ctx"]["expected"])
+    return _WANTED.get(fault["type"])
 
 
 _EXTRA = "unexpected_keyword_argument"
