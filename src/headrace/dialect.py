@@ -280,4 +280,4 @@ def _texts(event: Event) -> Iterator[str]:
 
 def _count(counts: Any, name: str) -> int | None:
     count = counts.get(name) if isinstance(counts, dict) else None
-    return count if isinstance(count, int) else None
+    return count if type(count) is int and count >= 0 else None

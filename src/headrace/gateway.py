@@ -25,6 +25,7 @@ from headrace.config.workers import check_workers, workers_of
 from headrace.dialect import OPENAI
 from headrace.edge import Edge, path_below
 from headrace.errors import ConfigError, Overloaded
+from headrace.health import watched
 from headrace.intake import Bounds
 from headrace.routing import Router
 
@@ -139,6 +140,7 @@ class Gateway:
             for part in self.plan.parts:
                 if isinstance(part, AbstractAsyncContextManager):
                     await stack.enter_async_context(part)
+            await stack.enter_async_context(watched(self.plan.upstreams.values(), self.plan.rests))
             self._running += 1
             try:
                 yield

@@ -8,11 +8,13 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from starlette.requests import HTTPConnection
 
-from headrace import Caller, pages
+from headrace import Caller, Gateway, Page, Pages, Record, Unauthorized, pages
 from headrace.testing import Client, gateway
 from headrace.version import __version__
 
@@ -156,3 +158,72 @@ async def test_head_is_get_without_a_body() -> None:
 async def test_other_methods_are_not_for_pages() -> None:
     async with running() as client:
         assert (await client.post("/health")).status == 404
+
+
+class Shelf:
+    """An observer with pages."""
+
+    def __init__(self) -> None:
+        self.pages: Pages = {"/shelf": self.shelf, "/closed": self.closed, "/broken": self.broken}
+
+    def __call__(self, record: Record) -> None:
+        """Nothing to note."""
+
+    async def shelf(self, asked: HTTPConnection) -> Page:
+        """Who asks what."""
+        assert asked.client
+        told = f"{asked.client.host} {asked.headers['x-name']} {asked.query_params['q']}"
+        return Page(200, {"content-type": "text/plain"}, told.encode())
+
+    async def closed(self, asked: HTTPConnection) -> Page:
+        """Nobody may see it."""
+        raise Unauthorized("show who you are", code="missing_api_key")
+
+    async def broken(self, asked: HTTPConnection) -> Page:
+        """It has a fault."""
+        raise ZeroDivisionError("sk-secret")
+
+
+@asynccontextmanager
+async def shelved() -> AsyncIterator[Client]:
+    made = gateway()
+    made = Gateway(replace(made.plan, observers=(Shelf(),)), open=True)
+    async with made.lifespan():
+        yield Client(made)
+
+
+async def test_an_observers_page_is_told_who_asks_what() -> None:
+    async with shelved() as client:
+        response = await client.get("/shelf?q=books", headers={"x-name": "ann"})
+
+        assert await response.read() == b"127.0.0.1 ann books"
+        assert response.headers["content-type"] == "text/plain"
+
+
+async def test_what_an_observers_page_refuses_is_told_as_openai_tells_it() -> None:
+    async with shelved() as client:
+        response = await client.get("/closed")
+        error = (await response.json())["error"]
+
+    assert response.status == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-request-id"].startswith("req_")
+    assert (error["code"], error["message"]) == ("missing_api_key", "show who you are")
+
+
+async def test_a_page_that_fails_says_nothing_and_its_fault_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with shelved() as client:
+        response = await client.get("/broken")
+        text = await response.read()
+
+    assert response.status == 500
+    assert json.loads(text)["error"]["type"] == "internal_error"
+    assert b"secret" not in text
+    assert "the page at /broken failed" in caplog.text
+
+
+async def test_the_gateways_own_pages_are_where_they_are_said_to_be() -> None:
+    async with running() as client:
+        assert {(await client.get(path)).status for path in pages.OWN} == {200}

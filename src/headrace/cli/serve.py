@@ -35,6 +35,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.option("--workers", type=click.IntRange(1), help="Else WEB_CONCURRENCY, the file, 1.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
 @click.option("--worker", type=int, hidden=True, help="The socket that it shares.")
+@click.option("--parent", type=int, hidden=True, help="The process without which it ends.")
 @click.option("--first", is_flag=True, hidden=True, help="Whether it tells that it is live.")
 def command(
     file: Path | None,
@@ -43,6 +44,7 @@ def command(
     workers: int | None,
     log_level: str | None,
     worker: int | None,
+    parent: int | None,
     first: bool,
 ) -> None:
     """Serve the gateway that FILE describes.

@@ -27,9 +27,18 @@ _CUT = 1.0
 """Seconds that calls have to end once they are cut."""
 
 
-def run(gateway: Gateway, listener: socket.socket, banner: Banner | None) -> int:
-    """Serve until a signal to stop, then drain. The exit status."""
-    server = _Server(gateway, listener, banner)
+def run(
+    gateway: Gateway,
+    listener: socket.socket,
+    banner: Banner | None,
+    *,
+    parent: int | None = None,
+) -> int:
+    """Serve until a signal to stop, then drain. The exit status.
+
+    A `parent` is the process that started this one, which stops when that is gone.
+    """
+    server = _Server(gateway, listener, banner, parent)
     server.run(sockets=[listener])
     return 0 if server.started else 3
 
@@ -58,7 +67,13 @@ _ADVICE = {
 class _Server(uvicorn.Server):
     """Drains as a load balancer wants it: not ready at once, then closed, then cut."""
 
-    def __init__(self, gateway: Gateway, listener: socket.socket, banner: Banner | None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        listener: socket.socket,
+        banner: Banner | None,
+        parent: int | None,
+    ) -> None:
         settings = gateway.plan.server
         super().__init__(
             uvicorn.Config(
@@ -76,24 +91,27 @@ class _Server(uvicorn.Server):
         self._gateway = gateway
         self._listener = listener
         self._banner = banner
+        self._parent = parent
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
         await super().startup(sockets)
-        self._stay_with(os.getppid())
+        self._stay_with_parent()
         if self.started and self._banner:
             host, port = self._listener.getsockname()[:2]
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             models = list(await self._gateway.router.listed())
             self._banner(self._gateway, url, _runs_on(self._gateway), models)
 
-    def _stay_with(self, parent: int) -> None:
-        """Stop when whoever started this process is gone without a word."""
-        if os.getppid() != parent:
+    def _stay_with_parent(self) -> None:
+        """Stop when the process that started this one is gone without a word."""
+        if self._parent is None:
+            return
+        if os.getppid() != self._parent:
             self.handle_exit(signal.SIGTERM, None)
         else:
-            asyncio.get_running_loop().call_later(1.0, self._stay_with, parent)
+            asyncio.get_running_loop().call_later(1.0, self._stay_with_parent)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal stop being ready, and after the delay stop; the next do not wait."""

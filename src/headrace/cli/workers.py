@@ -62,7 +62,14 @@ class Workers:
 
     def _start(self, *, first: bool = False) -> None:
         fd = self._listener.fileno()
-        told = [*self._command, "--worker", str(fd), *(["--first"] if first else [])]
+        told = [
+            *self._command,
+            "--worker",
+            str(fd),
+            "--parent",
+            str(os.getpid()),
+            *(["--first"] if first else []),
+        ]
         environ = {**os.environ, **({_COUNTS: self._counts} if self._counts else {})}
         # In a session of its own: a terminal's Ctrl-C comes to this process alone, to be passed on.
         worker = subprocess.Popen(told, pass_fds=(fd,), start_new_session=True, env=environ)  # noqa: S603

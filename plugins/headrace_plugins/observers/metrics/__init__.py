@@ -77,22 +77,16 @@ class Metrics:
         return Page(200, headers, body)
 
     def _admit(self, asked: HTTPConnection) -> None:
-        if self.open:
-            return
-        if self.token is None:
-            if not _from_here(asked):
-                raise Forbidden(
-                    "metrics are for this machine alone; to read them from elsewhere, give the "
-                    "observer 'metrics' a 'token' and send it as 'Authorization: Bearer TOKEN'",
-                    code="metrics_closed",
-                )
-            return
-        scheme, _, shown = asked.headers.get("authorization", "").partition(" ")
-        token = self.token.reveal().encode()
-        if not hmac.compare_digest(shown.strip().encode("latin-1"), token):
-            scheme = ""
-        if scheme.lower() != "bearer":
-            raise Unauthorized("send the token for metrics as 'Authorization: Bearer TOKEN'")
+        """Refuse who may not read it."""
+        if self.token:
+            if not _shown(self.token, asked):
+                raise Unauthorized("send the token for metrics as 'Authorization: Bearer TOKEN'")
+        elif not (self.open or _from_here(asked)):
+            raise Forbidden(
+                "metrics are for this machine alone; to read them from elsewhere, give the "
+                "observer 'metrics' a 'token' and send it as 'Authorization: Bearer TOKEN'",
+                code="metrics_closed",
+            )
 
     @cached_property
     def _meters(self) -> Meters:
@@ -100,6 +94,13 @@ class Metrics:
         from headrace_plugins.observers.metrics.meters import Meters
 
         return Meters(self.store, folder=os.environ.get(_FOLDER))
+
+
+def _shown(token: Secret, asked: HTTPConnection) -> bool:
+    """Whether the token came along (RFC 6750, 2.1)."""
+    scheme, _, shown = asked.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(shown.strip().encode("latin-1"), token.reveal().encode())
+    return same and scheme.lower() == "bearer"
 
 
 def _from_here(asked: HTTPConnection) -> bool:

@@ -33,6 +33,11 @@ def of_status(status: int | None) -> str:
     return str(status) if status in _STATUSES else f"{status // 100}xx"
 
 
+def of_bool(value: bool) -> str:
+    """Whether it is so."""
+    return "true" if value else "false"
+
+
 class Codes:
     """The codes of failed attempts: our own, and the status where an upstream says its own.
 
