@@ -14,7 +14,8 @@ from headrace import Call, Duration, Secret, Size, Unauthorized
 from headrace.testing import call
 from headrace_plugins.jwt_auth import JwtAuth
 
-from .jwt.forged import DOCUMENT, FORGED, SIGNERS
+from .jwt.forged import FORGED, SIGNERS
+from .jwt.forging import DOCUMENT
 from .jwt.showing import Nowhere, guard, opened, show, showing
 from .jwt.tokens import (
     ABSENT,
@@ -39,6 +40,11 @@ async def gate(tmp_path: Path) -> AsyncIterator[JwtAuth]:
     file.write_text(json.dumps(DOCUMENT))
     async with opened(jwks=str(file), transport=Nowhere()) as plugin:
         yield plugin
+
+
+async def subject(plugin: JwtAuth, shown: str) -> str | None:
+    """Who is let in with this token."""
+    return (await show(plugin, shown)).id
 
 
 async def refused(plugin: JwtAuth, asked: Call) -> Unauthorized:
@@ -76,12 +82,14 @@ ALLOWED: dict[str, Callable[[float], dict[str, Any]]] = {
 async def test_what_the_standard_allows_is_allowed(gate: JwtAuth, allowed: str) -> None:
     changes = ALLOWED[allowed](time.time())
 
-    assert (await show(gate, token(**changes))).id == changes.get("sub", "ann")
+    assert await subject(gate, token(**changes)) == changes.get("sub", "ann")
 
 
 @pytest.mark.parametrize("typ", ["JWT", "jwt", "at+jwt", "application/at+jwt", "JOSE", ABSENT])
 async def test_every_usual_type_is_taken(gate: JwtAuth, typ: object) -> None:
-    assert await show(gate, token(header={"typ": typ, "x5t": "dGVzdA", "jku": "https://x.org"}))
+    shown = token(header={"typ": typ, "x5t": "dGVzdA", "jku": "https://x.example.org"})
+
+    assert await subject(gate, shown) == "ann"
 
 
 @pytest.mark.parametrize("signer", EVERY_KIND, ids=lambda signer: f"{signer.kid}-{signer.alg}")
@@ -89,8 +97,8 @@ async def test_every_algorithm_with_a_public_key_verifies(signer: Signer) -> Non
     alone = guard(public_key=signer.pem, algorithms=[signer.alg])
     whichever = guard(public_key=signer.pem)
 
-    assert (await show(alone, token(signer))).id == "ann"
-    assert (await show(whichever, token(signer))).id == "ann"
+    assert await subject(alone, token(signer)) == "ann"
+    assert await subject(whichever, token(signer)) == "ann"
 
 
 @pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
@@ -98,7 +106,7 @@ async def test_every_algorithm_with_a_secret_verifies(alg: Any) -> None:
     shared = guard(secret=Secret(SECRET), algorithms=[alg])
     header = {"alg": alg, "kid": "whatever"}
 
-    assert (await show(shared, token(header=header, sign=hmac(SECRET, alg)))).id == "ann"
+    assert await subject(shared, token(header=header, sign=hmac(SECRET, alg))) == "ann"
     await refused(shared, showing(token(header=header, sign=hmac(SECRET + "?", alg))))
 
 
@@ -113,17 +121,18 @@ async def test_each_of_several_issuers_and_audiences_will_do() -> None:
         issuer=["accounts.example.com", ISSUER], audience=["chat", AUDIENCE], public_key=RS.pem
     )
 
-    assert await show(both, token())
-    assert await show(both, token(iss="accounts.example.com", aud="chat"))
+    assert await subject(both, token()) == "ann"
+    assert await subject(both, token(iss="accounts.example.com", aud="chat")) == "ann"
     await refused(both, showing(token(iss="chat", aud=ISSUER)))
 
 
 async def test_who_asks_is_found_where_the_configuration_says() -> None:
     names = {"id": "client_id", "tenant": "https://example.com/tenant", "groups": "realm.roles"}
     named = guard(public_key=RS.pem, claims=names, require=[])
-    said = {"client_id": "billing", "realm": {"roles": ["a"]}, "https://example.com/tenant": "red"}
+    said = claims(sub=ABSENT, tenant="blue", groups=["b"], client_id="billing")
+    said |= {"realm": {"roles": ["a"]}, "https://example.com/tenant": "red"}
 
-    caller = await show(named, token(sub=ABSENT, tenant="blue", groups=["b"], **said))
+    caller = await show(named, token(payload=said))
 
     assert (caller.id, caller.tenant, caller.groups) == ("billing", "red", ("a",))
     await refused(named, showing(token(tenant="blue")))
@@ -136,7 +145,7 @@ async def test_one_group_may_be_written_without_a_list() -> None:
 async def test_more_claims_can_be_required() -> None:
     strict = guard(public_key=RS.pem, require=["sub", "jti"])
 
-    assert await show(strict, token(jti="1"))
+    assert await subject(strict, token(jti="1")) == "ann"
     await refused(strict, showing(token()))
     await refused(strict, showing(token(jti=None)))
 
@@ -149,7 +158,7 @@ async def test_a_token_comes_as_a_key_does() -> None:
         {"x-api-key": shown},
         {"authorization": f"Bearer {shown}", "api-key": shown},
     ):
-        assert await show(plain, shown, asked=call(headers=headers))
+        assert (await show(plain, shown, asked=call(headers=headers))).id == "ann"
 
 
 # Who is not
@@ -253,8 +262,8 @@ async def test_two_tokens_that_begin_alike_are_two(gate: JwtAuth) -> None:
     assert ann[:100] == bob[:100]
 
     for _ in range(2):
-        assert (await show(gate, ann)).id == "ann"
-        assert (await show(gate, bob)).id == "bob"
+        assert await subject(gate, ann) == "ann"
+        assert await subject(gate, bob) == "bob"
         await refused(gate, showing(mallory))
 
 
@@ -262,10 +271,10 @@ async def test_a_verified_token_expires_all_the_same(monkeypatch: pytest.MonkeyP
     plain = guard(public_key=RS.pem, leeway=Duration(5))
     now = time.time()
     shown = token(exp=int(now) + 60)
-    assert await show(plain, shown)
+    assert await subject(plain, shown) == "ann"
 
     monkeypatch.setattr(time, "time", lambda: now + 63)
-    assert await show(plain, shown)
+    assert await subject(plain, shown) == "ann"
     monkeypatch.setattr(time, "time", lambda: now + 66)
     error = await refused(plain, showing(shown))
 

@@ -1,4 +1,4 @@
-"""`jwt_auth` and its issuer's keys: new ones, old ones, and an issuer that is down, slow or wrong."""
+"""`jwt_auth` and the keys of its issuer: new ones, old ones, and an issuer that is ill."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from headrace.testing import Clock, Loopback
 from headrace.testing.misbehaviour import Behaviour, Pause, Received, Step, answers, head, status
 from headrace.transport import best
 from headrace_plugins.jwt_auth import JwtAuth
+from headrace_plugins.jwt_auth.jwks import Jwks
 
 from .jwt.login import Login, logging_in
 from .jwt.showing import Nowhere, opened, show
@@ -45,14 +46,20 @@ async def outcome(plugin: JwtAuth, shown: str) -> str:
         return str(error.code)
 
 
-async def fetched(plugin: JwtAuth, login: Login, clock: Clock, *, slow: bool = False) -> None:
-    """Wait for the next fetch to begin and to end; one that is slow ends at its deadline."""
+def source_of(plugin: JwtAuth) -> Jwks:
+    """What looks after its keys."""
+    assert isinstance(plugin._source, Jwks)
+    return plugin._source
+
+
+async def fetched(plugin: JwtAuth, slow: Login | None = None) -> None:
+    """Wait for the next fetch to begin and to end; that of a slow server ends at its deadline."""
     before = plugin.fetches
     await until(lambda: plugin.fetches > before)
     if slow:
-        await login.server.asked(plugin.fetches, within=5)
-        clock.advance(2.1)
-    await until(lambda: plugin._source._renewing is None)
+        await slow.server.asked(plugin.fetches, within=5)
+        Clock.running().advance(2.1)
+    await until(lambda: source_of(plugin)._renewing is None)
 
 
 def stranger(number: int) -> str:
@@ -100,7 +107,7 @@ async def test_a_key_that_was_taken_away_counts_no_longer_than_the_refresh(
         login.signers = (RS,)
 
         clock.advance(301)
-        await until(lambda: not plugin._source.keys.knows("es"))
+        await until(lambda: not source_of(plugin).keys.knows("es"))
 
         assert await outcome(plugin, shown) == "invalid_token"  # although it was verified before
         assert await outcome(plugin, token(RS)) == "ann"
@@ -115,7 +122,7 @@ async def test_a_key_that_is_to_be_used_otherwise_must_verify_anew(
         login.ill(answers({"keys": [RS.jwk(alg="RS512"), ES.jwk()]}))
 
         clock.advance(301)
-        await until(lambda: login.fetches == 2 and plugin._source._renewing is None)
+        await until(lambda: login.fetches == 2 and source_of(plugin)._renewing is None)
 
         assert await outcome(plugin, shown) == "invalid_token"
 
@@ -266,6 +273,8 @@ ILL: dict[str, tuple[Behaviour | str, str]] = {
         "a kty that is not RSA, EC or OKP",
     ),
     "keys for encryption": (answers({"keys": [RS.jwk(use="enc")]}), "not for verifying"),
+    "odd keys": (answers({"keys": [RS.jwk(kid=7)]}), "a kid that is not text"),
+    "keys without end": (answers({"keys": [RS.jwk(n="A" * 4096)]}), "of more than 16384 bits"),
     "broken keys": (answers({"keys": [RS.jwk(n="!"), ES.jwk(y="AAAA")]}), "a broken key"),
 }  # fmt: skip
 
@@ -279,7 +288,7 @@ async def test_known_keys_survive_an_issuer_with(
         login.ill(behaviour)
         for seconds in (301, 11, 11):
             clock.advance(seconds)
-            await fetched(plugin, login, clock, slow=reason == SLOW)
+            await fetched(plugin, slow=login if reason == SLOW else None)
 
         assert await outcome(plugin, token()) == "ann"
         assert await outcome(plugin, token(ED)) == "invalid_token"
@@ -323,7 +332,7 @@ async def opening(login: Login, clock: Clock, *, slow: bool) -> AsyncIterator[Jw
             clock.advance(1.1)
         plugin = await entering
         clock.advance(1 if slow else 0)
-        await until(lambda: plugin._source._renewing is None)
+        await until(lambda: source_of(plugin)._renewing is None)
         yield plugin
 
 
@@ -346,14 +355,14 @@ async def test_nobody_waits_for_keys_longer_than_a_second_and_the_fetch_goes_on(
         await login.server.asked(within=5)
         clock.advance(1.05)
         plugin = await entering
-        assert plugin._source._renewing
+        assert source_of(plugin)._renewing
         clock.advance(9)
 
         asking = asyncio.ensure_future(outcome(plugin, token()))
         await login.server.asked(2, within=5)
         clock.advance(1.05)
         assert await asking == "keys_unavailable"
-        assert plugin._source._renewing
+        assert source_of(plugin)._renewing
 
         clock.advance(1)
         await login.server.closed(within=5)
@@ -381,29 +390,27 @@ async def test_opened_again_it_has_its_keys_and_looks_after_them(
             assert await outcome(plugin, token()) == "ann"
             assert login.fetches == 1
             clock.advance(301)
-            await fetched(plugin, login, clock)
+            await fetched(plugin)
         await plugin.__aenter__()
 
 
-async def test_keys_outlive_an_outage_for_an_hour_and_no_longer(
-    login: Login, clock: Clock
-) -> None:
+async def test_keys_outlive_an_outage_for_an_hour_and_no_longer(login: Login, clock: Clock) -> None:
     async with opened(jwks=login.jwks) as plugin:
         shown = token()
         login.ill("rst")
         for _ in range(2):
             assert await outcome(plugin, shown) == "ann"
             clock.advance(1790)
-            await fetched(plugin, login, clock)
+            await fetched(plugin)
         assert await outcome(plugin, shown) == "ann"
 
         clock.advance(30)
-        await fetched(plugin, login, clock)
+        await fetched(plugin)
         assert await outcome(plugin, shown) == "keys_unavailable"
 
         login.well()
         clock.advance(11)
-        await fetched(plugin, login, clock)
+        await fetched(plugin)
         assert await outcome(plugin, shown) == "ann"
 
 
@@ -423,6 +430,24 @@ async def test_what_an_address_asks_for_is_not_in_the_log(
     async with opened(jwks=f"{login.jwks}?key=sk-secret"):
         assert "no keys from" in caplog.text
         assert "sk-secret" not in caplog.text
+
+
+async def test_a_fault_of_ours_is_told_and_costs_no_key(
+    login: Login, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(jwks=login.jwks) as plugin:
+        with monkeypatch.context() as broken:
+            broken.setattr("headrace_plugins.jwt_auth.sources._fetch", None)
+            clock.advance(301)
+            await until(lambda: bool(caplog.records))
+        assert await outcome(plugin, token()) == "ann"
+
+        login.signers = (ED,)
+        clock.advance(11)
+        await until(lambda: source_of(plugin).keys.knows("ed"))
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage() == f"renewing the keys of {login.jwks} failed"
 
 
 # What an issuer says of itself
@@ -500,7 +525,14 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path, clock: Clock
         assert await outcome(plugin, token()) == "invalid_token"
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"keys": []}', " " * (2**20 + 1)])
+LARGE = json.dumps({"keys": [ED.jwk()]}) + " " * 2**20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "{", '{"keys": []}', LARGE],
+    ids=["gone", "empty", "broken", "none", "large"],
+)
 async def test_a_file_that_is_broken_changes_nothing(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: str | None
 ) -> None:
@@ -512,10 +544,9 @@ async def test_a_file_that_is_broken_changes_nothing(
         else:
             file.write_text(content)
         for _ in range(3):
-            before = plugin.fetches
             clock.advance(1.1)
-            await until(lambda: plugin.fetches > before)  # noqa: B023  it is awaited here
-            await until(lambda: plugin._source._renewing is None)
+            await fetched(plugin)
 
         assert await outcome(plugin, token()) == "ann"
+        assert await outcome(plugin, token(ED)) == "invalid_token"
     assert len(caplog.records) == 1

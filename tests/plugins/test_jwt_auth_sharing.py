@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
-import orjson
 import pytest
 
-from headrace import Memory, Secret, Step, Store, Unavailable
+from headrace import Duration, Memory, Secret, Step, Store, Unavailable
 from headrace.store.redis import Redis
 from headrace.testing import Clock
-from headrace.testing.misbehaviour import answers
 from headrace_plugins.jwt_auth import JwtAuth
 from headrace_plugins.jwt_auth.shared import Shared, key_of
 
 from ..stores.servers import Server, running
 from .jwt.login import Login, logging_in
-from .jwt.showing import opened, show
+from .jwt.showing import opened
 from .jwt.tokens import ED, RS, token
-from .test_jwt_auth_keys import fetched, outcome, stranger, until
+from .test_jwt_auth_keys import fetched, outcome, source_of, stranger, until
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         return
     server: Server = request.getfixturevalue("valkey")
     server.tell("FLUSHALL")
-    store = Redis(url=Secret(server.url))
+    store = Redis(url=Secret(server.url), timeout=Duration(5))
     yield store
     await store.aclose()
 
@@ -60,6 +60,13 @@ class Gone(Memory):
 
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         raise Unavailable("the store does not answer")
+
+
+class Halting(Gone):
+    """A store that keeps what is set, and does no steps."""
+
+    get = Memory.get
+    set = Memory.set
 
 
 @asynccontextmanager
@@ -111,7 +118,7 @@ async def test_all_are_renewed_by_one(login: Login, clock: Clock) -> None:
     async with workers(3, jwks=login.jwks, store=Memory()) as plugins:
         login.signers = (ED,)
         clock.advance(301)
-        await until(lambda: all(plugin._source.keys.knows("ed") for plugin in plugins))
+        await until(lambda: all(source_of(plugin).keys.knows("ed") for plugin in plugins))
 
         assert login.fetches == 2
 
@@ -141,7 +148,21 @@ async def test_a_worker_that_starts_in_an_outage_has_the_keys_of_before(
         assert await outcome(plugin, token()) == "ann"
 
         clock.advance(1801)
-        await fetched(plugin, login, clock)
+        await fetched(plugin)
+        assert await outcome(plugin, token()) == "keys_unavailable"
+
+
+async def test_keys_of_an_age_that_nobody_can_tell_are_not_taken_over(
+    login: Login, clock: Clock
+) -> None:
+    store = Halting()
+    async with opened(jwks=login.jwks, store=store):
+        assert await store.get(key_of(login.jwks)) is None
+
+    kept = {"document": {"keys": [RS.jwk()]}, "at": clock.now - 7200}
+    await store.set(key_of(login.jwks), json.dumps(kept).encode(), ttl=9999)
+    login.ill("rst")
+    async with opened(jwks=login.jwks, store=store) as plugin:
         assert await outcome(plugin, token()) == "keys_unavailable"
 
 
@@ -161,7 +182,7 @@ async def test_a_worker_that_starts_in_an_outage_has_the_keys_of_before(
     ],
 )
 async def test_what_makes_no_sense_in_the_store_is_nothing(
-    login: Login, clock: Clock, kept: bytes
+    login: Login, clock: Clock, caplog: pytest.LogCaptureFixture, kept: bytes
 ) -> None:
     store = Memory()
     await store.set(key_of(login.jwks), kept, ttl=3600)
@@ -171,6 +192,7 @@ async def test_what_makes_no_sense_in_the_store_is_nothing(
         login.well()
         clock.advance(10.1)
         assert await outcome(plugin, token()) == "ann"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
 
 
 async def test_what_is_shared_is_for_one_source_and_read_as_strictly(login: Login) -> None:
@@ -186,24 +208,12 @@ async def test_what_is_shared_is_for_one_source_and_read_as_strictly(login: Logi
         assert await outcome(strict, token()) == "invalid_token"
 
 
-@pytest.mark.parametrize("name", ["memory", "valkey"])
-async def test_the_turn_is_the_same_in_lua(
-    name: str, request: pytest.FixtureRequest, clock: Clock
-) -> None:
-    """On a store of its own clock, so that a cool-down must go by in truth."""
-    store: Store = Memory()
-    if name == "valkey":
-        server: Server = request.getfixturevalue("valkey")
-        server.tell("FLUSHALL")
-        store = Redis(url=Secret(server.url))
+async def test_whose_turn_it_is_says_lua_as_python_does(store: Store) -> None:
     step = Shared(store=store, key="k", cool_down=60, keep=60).step()
-    over = Shared(store=store, key="k", cool_down=0, keep=60).step()
+    over = replace(step, arguments=(0.0,))
 
-    [(first, at)] = await store.apply(step)
-    [(second, later)] = await store.apply(step)
-    [(third, last)] = await store.apply(over)
-    [(fourth, _)] = await store.apply(step)
-    await store.aclose()
+    answers = [(await store.apply(each))[0] for each in (step, step, over, step, step)]
 
-    assert (first, second, third, fourth) == (1, 0, 1, 0)
-    assert at <= later <= last
+    assert [mine for mine, _ in answers] == [1, 0, 1, 0, 0]
+    times = [now for _, now in answers]
+    assert times == sorted(times)

@@ -109,7 +109,7 @@ class JwtAuth:
         try:
             caller = await self._caller(shown)
         except Refused as refused:
-            call.record.said = str(refused)
+            call.record.said = f"the token: {refused}"
             late = isinstance(refused, Expired)  # known only once its signature held
             message = "this token has expired" if late else "this token is not valid here"
             raise Unauthorized(message, code="invalid_token", error="invalid_token") from None
@@ -118,21 +118,22 @@ class JwtAuth:
     async def _caller(self, shown: str) -> Caller:
         """Who has shown this token. Raises `Refused`, or `Overloaded` where there are no keys."""
         if len(shown) > LONGEST:
-            raise Refused(f"the token is longer than {LONGEST} characters")
+            raise Refused(f"it is longer than {LONGEST} characters")
         digest = sha256(shown)
         if caller := self._verified.get(digest, self._source.keys):
             return caller
         token = Token.read(shown)
         if token.algorithm not in self._source.algorithms:
-            raise Refused("the token's alg is not one of those that are configured")
+            raise Refused("its alg is not one of those that are configured")
         keys = self._source.keys
         key = keys.verifying(token)
         if key is None and not keys.knows(token.key_id):
             keys = await self._source.renewed()
             key = keys.verifying(token)
         if key is None:
-            which = "the key that it names" if keys.knows(token.key_id) else "any key known here"
-            raise Refused(f"the token was not signed with {which}, or by another alg than its own")
+            if keys.knows(token.key_id):
+                raise Refused("not signed with the key that it names, or that is not for its alg")
+            raise Refused("not signed with any key known here")
         said = token.claims()
         caller = self._expected.caller(said)
         until = said["exp"] + self.leeway

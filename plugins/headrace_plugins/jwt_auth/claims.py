@@ -36,11 +36,11 @@ class Claims:
 
     def caller(self, said: Mapping[str, Any]) -> Caller:
         """Whom the token is about. Raises `Refused` where it is not for here, or not for now."""
-        self._check_origin(said)
-        self._check_times(said)
         for name in ("iss", "aud", "exp", *self.required):
             if said.get(name) is None:
                 raise Refused(f"it has no claim {name!r}")
+        self._check_origin(said)
+        self._check_times(said)
         subject = self._text(said, "id")
         if subject is None:
             raise Refused(f"it has no claim {self.names['id']!r}, which would say who asks")
@@ -53,7 +53,7 @@ class Claims:
         )
 
     def _check_origin(self, said: Mapping[str, Any]) -> None:
-        issuer, audience = said.get("iss"), said.get("aud")
+        issuer, audience = said["iss"], said["aud"]
         if not isinstance(issuer, str) or issuer not in self.issuers:
             raise Refused("its issuer is not the one that is configured")
         audiences = audience if isinstance(audience, list) else [audience]
@@ -64,10 +64,10 @@ class Claims:
 
     def _check_times(self, said: Mapping[str, Any]) -> None:
         now = time.time()
-        if _moment(said, "exp", now) <= now - self.leeway:
+        if _moment(said, "exp") <= now - self.leeway:
             raise Expired("it has expired")
-        for name in ("nbf", "iat"):
-            if _moment(said, name, now) > now + self.leeway:
+        for name in {"nbf", "iat"} & said.keys():
+            if _moment(said, name) > now + self.leeway:
                 raise Refused(f"its {name} is in the future")
 
     def _text(self, said: Mapping[str, Any], about: About) -> str | None:
@@ -87,9 +87,9 @@ class Claims:
         raise Refused(f"{what} is not printable text of 1 to {_LONGEST} characters")
 
 
-def _moment(said: Mapping[str, Any], name: str, otherwise: float) -> float:
+def _moment(said: Mapping[str, Any], name: str) -> float:
     """A claim that is a time, in seconds since 1970."""
-    value = said.get(name, otherwise)
+    value = said[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
         raise Refused(f"its {name} is not a time in seconds")
     return value

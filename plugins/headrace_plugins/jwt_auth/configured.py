@@ -66,7 +66,7 @@ def _algorithms(options: JwtAuth) -> tuple[Algorithm, ...]:
             found = "a secret" if options.secret else "public keys"
             raise ValueError(
                 f"algorithms: {name} does not go with {found}, but {', '.join(usable)} do; "
-                "a public key that were taken for a secret would let in everybody who knows it"
+                "a public key that is taken for a secret lets in everybody who knows it"
             )
     return chosen
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from headrace import Duration, Overloaded, UpstreamError
 from headrace_plugins.jwt_auth.keys import NONE, Algorithm, KeySet
 from headrace_plugins.jwt_auth.reading import of_document
-from headrace_plugins.jwt_auth.shared import Alone, Fetched, Shared, Turn
+from headrace_plugins.jwt_auth.shared import Alone, Shared, Turn
 from headrace_plugins.jwt_auth.sources import PATIENCE, Source
 
 logger = logging.getLogger("headrace.jwt_auth")
@@ -21,6 +21,8 @@ _WAIT = 1.0
 """Seconds that a request, or the start of the gateway, waits for keys."""
 _LOOK = 0.1
 """Seconds between two looks at what another gateway is fetching."""
+_NEWER = 1.0
+"""Seconds by which a document must be newer than the one that is there, to be news."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +75,7 @@ class Jwks:
         if self._renewing or self._next <= _now():
             await asyncio.wait({self._renewal()}, timeout=_WAIT)
         if not self.keys:
-            wait = max(1, math.ceil(self._next - _now()))
+            wait = 1 if self._renewing else max(1, math.ceil(self._next - _now()))
             raise Overloaded(
                 "the keys that tokens are verified with cannot be had at the moment",
                 code="keys_unavailable",
@@ -107,6 +109,7 @@ class Jwks:
             return
         for _ in range(round(PATIENCE / _LOOK)):
             if await self._take_over(turn):
+                self._tell(None)
                 return
             await asyncio.sleep(_LOOK)
 
@@ -121,12 +124,12 @@ class Jwks:
             await self._take_over(turn)  # after a restart, say
         else:
             self._tell(None)
-            await self.shared.put(Fetched(document, turn.at))
+            await self.shared.put(document, turn)
 
     async def _take_over(self, turn: Turn) -> bool:
         """Take what another gateway has fetched; False where that is no news."""
         fetched = await self.shared.get()
-        if fetched is None or turn.age(fetched.at) + _WAIT > min(self._age(), self.max_stale):
+        if fetched is None or turn.age(fetched.at) + _NEWER > min(self._age(), self.max_stale):
             return False
         try:
             self._adopt(fetched.document, age=turn.age(fetched.at))

@@ -31,13 +31,11 @@ class Key:
     id: str | None
     fits: Mapping[str, Any] = field(repr=False)
     """The key as PyJWT has it, by the algorithms it verifies."""
-    print: bytes
-    """Its fingerprint: the same for the same key with the same purpose, and no other."""
+    fingerprint: bytes
+    """The same for the same key with the same purpose, and no other."""
 
     def verifies(self, token: Token) -> bool:
-        """Whether the token was signed with this key, by an algorithm that the key is for."""
-        if token.algorithm not in self.fits:
-            return False
+        """Whether the token, whose algorithm this key fits, was signed with it."""
         algorithm = jwt.get_algorithm_by_name(token.algorithm)
         return algorithm.verify(token.signed, self.fits[token.algorithm], token.signature)
 
@@ -52,7 +50,7 @@ class KeySet:
         return bool(self.keys)
 
     def __contains__(self, key: Key) -> bool:
-        return key.print in self._prints
+        return key.fingerprint in self._fingerprints
 
     def knows(self, key_id: str | None) -> bool:
         """Whether one of the keys has this id."""
@@ -73,8 +71,8 @@ class KeySet:
                 yield key
 
     @cached_property
-    def _prints(self) -> frozenset[bytes]:
-        return frozenset(key.print for key in self.keys)
+    def _fingerprints(self) -> frozenset[bytes]:
+        return frozenset(key.fingerprint for key in self.keys)
 
     @cached_property
     def _ids(self) -> frozenset[str]:

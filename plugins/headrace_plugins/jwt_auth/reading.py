@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jwt
-import orjson
 from jwt.algorithms import has_crypto
 
 from headrace_plugins.jwt_auth.keys import Algorithm, Key, KeySet
@@ -121,7 +121,7 @@ def _of_jwk(jwk: Any, algorithms: Sequence[Algorithm]) -> Key:
     fits = _fits(found, [name for name in algorithms if named in (None, name)])
     if not fits:
         raise ValueError("a key that is too short, or for other algorithms than are configured")
-    told = orjson.dumps(jwk, option=orjson.OPT_SORT_KEYS)
+    told = json.dumps(jwk, sort_keys=True).encode()
     return Key(key_id, fits, hashlib.sha256(told).digest())
 
 

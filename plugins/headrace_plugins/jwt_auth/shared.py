@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,11 +19,14 @@ class Turn:
     """Whether to fetch now, and what time it is for all that share a store."""
 
     mine: bool
-    at: float
+    at: float | None
+    """The store's time; None where none of them can be asked."""
     asked: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     def age(self, at: float) -> float:
         """Seconds since a time of the store."""
+        if self.at is None:
+            return math.inf
         return max(0.0, self.at - at + asyncio.get_running_loop().time() - self.asked)
 
 
@@ -37,9 +42,9 @@ class Alone:
 
     async def turn(self) -> Turn:
         """Always mine."""
-        return Turn(mine=True, at=0.0)
+        return Turn(mine=True, at=None)
 
-    async def put(self, fetched: Fetched) -> None:
+    async def put(self, document: Any, turn: Turn) -> None:
         """Nobody asks for it."""
 
     async def get(self) -> Fetched | None:
@@ -70,20 +75,24 @@ class Shared:
             key=self.key, run=_take, lua=_TAKE, arguments=(self.cool_down,), ttl=self.cool_down
         )
 
-    async def put(self, fetched: Fetched) -> None:
+    async def put(self, document: Any, turn: Turn) -> None:
         """Leave it for the others."""
-        try:
-            await self.store.set(self.key, orjson.dumps(fetched._asdict()), ttl=self.keep)
-        except Unavailable:
-            return  # each of them fetches for himself
+        if turn.at is None:
+            return
+        fetched = orjson.dumps({"document": document, "at": turn.at})
+        with suppress(Unavailable):  # then each of them fetches for himself
+            await self.store.set(self.key, fetched, ttl=self.keep)
 
     async def get(self) -> Fetched | None:
-        """What was left by whoever fetched last."""
+        """What was left by whoever fetched last; what makes no sense is nothing."""
         try:
-            kept = await self.store.get(self.key)
-            return Fetched(**orjson.loads(kept)) if kept else None
-        except (Unavailable, orjson.JSONDecodeError, TypeError):
+            kept = orjson.loads(await self.store.get(self.key) or b"null")
+        except (Unavailable, orjson.JSONDecodeError):
             return None
+        match kept:
+            case {"document": document, "at": int() | float() as at}:
+                return Fetched(document, at)
+        return None
 
 
 def _take(value: Any, now: float, arguments: Sequence[float]) -> tuple[Any, tuple[float, ...]]:

@@ -70,10 +70,15 @@ class File:
     name: str
     _seen: tuple[int, ...] = field(default=(), init=False)
     _read: Any = field(default=None, init=False)
+    _reading: asyncio.Future[Any] | None = field(default=None, init=False)
 
     async def fetch(self) -> Any:
-        """What is in it."""
-        return await asyncio.to_thread(self.read)
+        """What is in it. A disk that hangs keeps one thread, however often it is asked."""
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().run_in_executor(None, self.read)
+        await asyncio.wait((self._reading,))
+        reading, self._reading = self._reading, None
+        return reading.result()
 
     def read(self) -> Any:
         """The same, in a thread or before anything runs."""

@@ -46,18 +46,18 @@ class Token:
         """The parts of a token. Raises `Refused` for what is not of this form (RFC 7515, 7.1)."""
         parts = _COMPACT.fullmatch(text)
         if parts is None:
-            raise Refused("the token is not three parts of base64url with dots between")
+            raise Refused("it is not three parts of base64url with dots between")
         head, payload, signature = parts.groups()
         header = _object(head, "header")
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
-            raise Refused("the header's alg is not text")
+            raise Refused("its alg is not text")
         if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= _LONGEST_ID):
-            raise Refused(f"the header's kid is not text of at most {_LONGEST_ID} characters")
+            raise Refused(f"its kid is not text of at most {_LONGEST_ID} characters")
         if asked := [name for name in _NOT_DONE_HERE if name in header]:
-            raise Refused(f"the header has {asked[0]}, which is not done here")
+            raise Refused(f"it asks for {asked[0]}, which is not done here")
         if _type(header.get("typ", "JWT")) not in _TYPES:
-            raise Refused("the header's typ is not JWT, at+jwt or JOSE")
+            raise Refused("its typ is not JWT, at+jwt or JOSE")
         signed = text.rpartition(".")[0].encode()
         return cls(algorithm, key_id, signed, _decoded(signature, "signature"), payload)
 
@@ -77,7 +77,7 @@ def _decoded(part: str, what: str) -> bytes:
     except ValueError:
         data = b""
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode() != part:
-        raise Refused(f"the {what} is not base64url")
+        raise Refused(f"its {what} is not base64url")
     return data
 
 
@@ -87,9 +87,9 @@ def _object(part: str, what: str) -> dict[str, Any]:
         _check(value)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise Refused(f"the {what} is not usable JSON: {reason}") from None
+        raise Refused(f"its {what} is not usable JSON: {reason}") from None
     if not isinstance(value, dict):
-        raise Refused(f"the {what} is not a JSON object")
+        raise Refused(f"its {what} is not a JSON object")
     return value
 
 
