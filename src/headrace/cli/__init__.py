@@ -8,6 +8,7 @@ _COMMANDS = {
     "serve": "Serve a gateway.",
     "check": "Say every problem of a configuration, and nothing else.",
     "explain": "Print what was understood of a configuration, and what becomes of a request.",
+    "cache": "Clear what caches keep in the store.",
     "keys": "Make, list and take back the keys of callers that a file keeps.",
     "plugins": "List what can be named in gateway.yaml, or tell what one of it is for.",
     "schema": "Print the JSON Schema of gateway.yaml, for editors.",

@@ -74,6 +74,7 @@ def command(
                 Gateway(plan, open=True),
                 listener,
                 partial(banner, workers=count) if first else None,
+                parent=parent,
             )
         )
     with listen(address, port if port is not None else _port(plan)) as listener:
