@@ -16,7 +16,7 @@ from functools import partial
 from headrace.budget import Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Target, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
-from headrace.errors import CallError, TimedOut, UpstreamError
+from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
 from headrace.health import Health
 from headrace.reading import Reading, first_of, reading_of
 from headrace.record import Attempt, Record
@@ -204,7 +204,8 @@ def _timeouts(upstream: Upstream, call: Call) -> Timeouts:
 
 def _may_repeat(call: Call, error: UpstreamError) -> bool:
     """Whether asking again does nothing twice: by itself, by the client's key, or as yet unsent."""
-    return call.idempotent or error.code in _NEVER_SENT or "idempotency-key" in call.headers
+    unsent = error.code in _NEVER_SENT or isinstance(error, Unsupported)
+    return unsent or call.idempotent or "idempotency-key" in call.headers
 
 
 def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:

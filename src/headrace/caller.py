@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.errors import Forbidden
+from headrace.given import given
 from headrace.options import Count, Rate, Sha256
 from headrace.patterns import glob
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from headrace.call import Call
     from headrace.chain import Next
     from headrace.reply import Reply
-
-being_built: ContextVar[Callers] = ContextVar("callers_of_server")
-"""The callers of the gateway whose parts are being made; set by whoever builds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +108,7 @@ class Callers:
     @staticmethod
     def of_server() -> Callers:
         """Those of the gateway that is being built; outside of one, nobody is known."""
-        return being_built.get(None) or Callers()
+        return given(Callers) or Callers()
 
     @property
     def written(self) -> tuple[Entry, ...]:

@@ -255,12 +255,17 @@ class UpstreamError(CallError):
 
 
 class Unsupported(UpstreamError):
-    """The call asks for what this upstream cannot do; another target may."""
+    """The call asks for what this upstream cannot do, so it was not sent; another target may."""
 
     def __init__(
-        self, message: str, *, code: str = "unsupported_parameter", param: str | None = None
+        self,
+        message: str,
+        *,
+        code: str = "unsupported_parameter",
+        param: str | None = None,
+        status: int = 400,
     ) -> None:
-        super().__init__(message, code=code, param=param, status=400, again=False)
+        super().__init__(message, code=code, param=param, status=status, again=False)
 
 
 def _type_of(status: int) -> str:

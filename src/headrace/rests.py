@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
 from headrace.call import Call, Target, Targets, leaves
-
-being_built: ContextVar[Rests] = ContextVar("rests_of_server")
-"""The rests of the gateway whose parts are being made; set by whoever builds it."""
+from headrace.given import given
 
 _MOST = 10_000
 """Targets that are remembered; clients may name models, and these may fail."""
@@ -49,7 +46,7 @@ class Rests:
     @staticmethod
     def of_server() -> Rests:
         """Those of the gateway that is being built; outside of one, some of their own."""
-        return being_built.get(None) or Rests()
+        return given(Rests) or Rests()
 
     def rest(self, place: Place, seconds: float, *, why: str, closed: bool = False) -> None:
         """Let a target rest. The longer of two rests counts, and a closed one before others."""

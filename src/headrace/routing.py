@@ -13,7 +13,6 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from headrace.attempts import Upstream
@@ -38,13 +37,11 @@ from headrace.errors import (
     Overloaded,
     UpstreamError,
 )
+from headrace.given import given
 from headrace.patterns import glob
 from headrace.reply import Reply
 
 logger = logging.getLogger("headrace")
-
-being_built: ContextVar[Routes] = ContextVar("routes_of_server")
-"""The routes of the gateway whose parts are being made; set by whoever builds it."""
 
 _METHODS = ("GET", "POST")
 _ASKED_EVERY = 60.0
@@ -91,7 +88,7 @@ class Routes:
     @staticmethod
     def of_server() -> Routes:
         """Those of the gateway that is being built, by their keys; outside of one, none."""
-        return being_built.get(None) or Routes((), ())
+        return given(Routes) or Routes((), ())
 
     def for_model(self, model: str) -> Route | None:
         """The route for a model's name; its targets name the model where the key gives it."""

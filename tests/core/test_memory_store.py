@@ -8,8 +8,9 @@ import tracemalloc
 
 import pytest
 
+from headrace.given import giving
 from headrace.options import Size
-from headrace.store import Store, being_built
+from headrace.store import Store
 from headrace.store.memory import Memory
 from headrace.testing.clock import Clock
 from headrace.testing.contracts.steps import free, holder, upto
@@ -193,11 +194,8 @@ async def test_a_stepped_wall_clock_does_not_matter(monkeypatch: pytest.MonkeyPa
 
 def test_a_plugin_made_for_a_gateway_shares_its_store() -> None:
     shared = Memory()
-    token = being_built.set(shared)
-    try:
+    with giving({Store: shared}):
         assert Store.of_server() is shared
-    finally:
-        being_built.reset(token)
 
     assert Store.of_server() is not Store.of_server()
 

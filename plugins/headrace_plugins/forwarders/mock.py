@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace import Call, Duration, Event, Found, Reply, UpstreamError
+from headrace import Call, Duration, Event, Found, Reply, Unsupported
 
 _MODEL = "mock"
 
@@ -37,10 +37,11 @@ class Mock:
                 return Reply.plain(self._whole(call))
             case "embedding":
                 return Reply.plain(_embeddings(call.members.get("input")))
-        raise UpstreamError(
-            f"the mock upstream knows no {call.operation} calls", code="mock_unsupported",
-            status=404, again=False, elsewhere=True,
-        )  # fmt: skip
+        raise Unsupported(
+            f"the mock upstream knows no {call.operation} calls",
+            code="mock_unsupported",
+            status=404,
+        )
 
     async def models(self) -> list[str]:
         """The one model it has."""

@@ -6,11 +6,11 @@ Nothing is opened here and nothing is asked; a plan is only made whole or not at
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from headrace import caller, rests, routing, store, transport
+from headrace import transport
 from headrace.attempts import Upstream
 from headrace.budget import Budget
 from headrace.call import Targets, Timeouts
@@ -34,6 +34,7 @@ from headrace.config.settings import (
 )
 from headrace.config.targets import levels, skipped, targets, without
 from headrace.errors import ConfigError
+from headrace.given import giving
 from headrace.options import Duration, Secret
 from headrace.registry import name_of
 from headrace.rests import Rests
@@ -57,19 +58,15 @@ def build(
     kept = store_of(parts, sections["server"].get("store"))
     known = callers(parts, sections["callers"])
     keys = [Route(key=key, targets=()) for key in sections["routes"]]
-    with_callers = caller.being_built.set(known)
-    with_rests = rests.being_built.set(rests.Rests())
-    with_routes = routing.being_built.set(Routes(keys, sections["upstreams"]))
-    with_transport = transport.being_built.set(asked)
-    with_store = store.being_built.set(keep or kept)
-    try:
+    things: dict[Callable[..., Any], object] = {
+        Callers: known,
+        Rests: Rests(),
+        Routes: Routes(keys, sections["upstreams"]),
+        Store: keep or kept,
+        Transport: asked,
+    }
+    with giving(things):
         plan = _Builder(parts, sections).plan(known, kept, asked)
-    finally:
-        caller.being_built.reset(with_callers)
-        rests.being_built.reset(with_rests)
-        routing.being_built.reset(with_routes)
-        store.being_built.reset(with_store)
-        transport.being_built.reset(with_transport)
     if parts.problems:
         raise ConfigError(_in_order(parts.problems, document))
     return plan

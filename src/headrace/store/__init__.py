@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 from headrace.errors import HeadraceError
+from headrace.given import given
 
 if TYPE_CHECKING:
     from limits.aio.storage import Storage
-
-being_built: ContextVar[Store] = ContextVar("store_of_server")
-"""The store of the gateway whose parts are being made; set by whoever builds it."""
 
 Value: TypeAlias = Mapping[str, float]
 """What a step keeps under its key: named numbers, so that Redis can hold them as a hash."""
@@ -78,7 +75,7 @@ class Store(Protocol):
     @staticmethod
     def of_server() -> Store:
         """The store of the gateway that is being built; outside of one, memory of its own."""
-        if store := being_built.get(None):
+        if store := given(Store):
             return store
         from headrace.store.memory import Memory
 

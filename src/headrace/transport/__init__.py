@@ -21,15 +21,13 @@ cancelled `send` or a closed `Response` that was not read to its end closes the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
 
 from starlette.datastructures import Headers
 
-being_built: ContextVar[Transport] = ContextVar("transport_of_server")
-"""The transport of the gateway whose parts are being made; set by whoever builds it."""
+from headrace.given import given
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +67,7 @@ class Transport(Protocol):
     @staticmethod
     def of_server() -> Transport:
         """The transport of the gateway that is being built; outside of one, a new one."""
-        return being_built.get(None) or best()
+        return given(Transport) or best()
 
     async def send(self, request: Request, *, connect: float, idle: float) -> Response:
         """Send `request`; `connect` and `idle` are seconds. Returns when the headers are there."""

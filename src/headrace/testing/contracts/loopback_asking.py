@@ -12,6 +12,7 @@ import pytest
 from headrace import registry, transport
 from headrace.call import Call
 from headrace.forwarder import Forwarder
+from headrace.given import giving
 from headrace.reply import Reply
 from headrace.testing import asking, misbehaviour
 from headrace.testing.clock import BACKEND
@@ -89,9 +90,8 @@ class LoopbackAsking:
     async def made(self, url: str) -> AsyncIterator[Forwarder]:
         """A new forwarder with a transport of its own, as a gateway makes one."""
         through = self.make_transport()
-        token = transport.being_built.set(through)
-        forwarder = self.make(url)
-        transport.being_built.reset(token)
+        with giving({Transport: through}):
+            forwarder = self.make(url)
         try:
             yield forwarder
         finally:
