@@ -48,7 +48,9 @@ from headrace.cli import _COMMANDS
 from headrace.config import settings
 from headrace.config.fields import Option, options_of
 from headrace.config.schema import default_of
+from headrace.health import Health
 from headrace.registry import Group
+from headrace_plugins.rate_limit import Policy
 
 ROOT = Path(__file__).parents[1]
 PART = re.compile(
@@ -125,8 +127,8 @@ def _part(path: str) -> Any:
     group, _, name = path.partition("/")
     if group == "settings":
         return getattr(settings, name)
-    if group == "headrace":
-        return getattr(headrace, name)
+    if group.startswith("headrace"):
+        return getattr(importlib.import_module(group), name)
     return registry.named(typing.cast("Group", group), name)
 
 
@@ -152,8 +154,10 @@ _KIND: Mapping[Any, str] = {
     bool: "`true` or `false`",
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
-    settings.Health: "[health](#health)",
+    Health: "[health](#health)",
     Quota: "[limits](UNITS)",
+    Policy: "[policies](#policies)",
+    typing.get_type_hints(Policy)["by"]: "[one of these](#whose-calls), or a list of them",
     Key: "[more of it](#what-is-known-of-a-key)",
     Plugins: "list of plugins, or a chain's name",
     dict[str, settings.Said | list[settings.Said]]: "mapping of names to a value, or to several",

@@ -25,12 +25,18 @@ plugins:
 - balance: {by: latency, sticky: {header: x-session}, decay: 1s}
 - breaker
 - breaker: {failures: 1, rate: 1, least: 1, window: 1s, cooldown: 1ms, longest: 1ms, on: [5xx]}
+- cache
+- cache: {single_flight: false, operations: [chat, completion, embedding, passthrough]}
+- cache: {when: deterministic, tenants: shared, replay: timed, stale_if_error: 1h}
 - fallback
 - hedge
 - hedge: {after: 50ms, most: 2, share: 0.5}
 - jwt_auth: {issuer: "https://login.example.com/", audience: headrace, secret: "${JWT_SECRET}"}
 - race
 - race: {width: 1}
+- rate_limit
+- rate_limit: {policies: [{by: [tenant, model], requests: [90/s, 5k/day], tokens: 9M/s, concurrent: 99}]}
+- rate_limit: {dry_run: true, policies: [{by: address, requests: 1/s, strategy: moving_window}]}
 - retry
 - retry: {attempts: 2, wait: 5s}
 - transform

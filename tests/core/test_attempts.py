@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 
-from headrace import BadRequest, Call, Next, Reply, TimedOut, Timeouts, UpstreamError
+from headrace import BadRequest, Call, Next, Reply, TimedOut, Timeouts, UpstreamError, compose
+from headrace.attempts import Attempts
+from headrace.attempts import Upstream as Configured
+from headrace.budget import Budget
 from headrace.testing import (
+    Client,
     Clock,
     Upstream,
     ask,
     breaks,
     call,
     chunk,
+    gateway,
     raw,
     refuses,
     says,
@@ -325,3 +330,104 @@ async def test_a_stream_that_breaks_early_is_tried_again(clock: Clock) -> None:
     upstream.script(breaks(), says("hello"))
 
     assert await text(await ask(Retry(), upstream=upstream, call=asked)) == "hello"
+
+
+# Asking again, within reason
+
+
+async def test_an_upstream_that_fails_is_asked_little_more_often_than_clients_ask(
+    clock: Clock,
+) -> None:
+    clock.jumps = True
+    upstream, budget = Upstream(), Budget(share=0.5)
+    upstream.script(refuses(500))
+
+    for _ in range(20):
+        with pytest.raises(UpstreamError) as caught:
+            await ask(Retry(attempts=3), upstream=upstream, call=call(), budget=budget)
+
+    assert 20 + 10 + 3 <= len(upstream.asked) <= 20 + 10 + 4
+    error = caught.value
+    assert (error.code, error.again, error.elsewhere) == ("upstream_500", False, True)
+    assert error.decided
+
+
+async def test_what_one_upstream_has_used_up_another_still_has() -> None:
+    upstreams = [Upstream() for _ in range(2)]
+    for upstream in upstreams:
+        upstream.script(refuses(500))
+    attempts = Attempts(
+        {
+            name: Configured(name=name, forward=upstream, budget=Budget(share=0))
+            for name, upstream in zip("ab", upstreams, strict=True)
+        }
+    )
+    asked = compose([Fallback()], attempts)
+
+    outcomes = []
+    for _ in range(5):
+        with pytest.raises(UpstreamError) as caught:
+            await asked(call(targets=["a", "b"]))
+        outcomes.append(caught.value.code)
+
+    assert [len(upstream.asked) for upstream in upstreams] == [5, 3]
+    assert outcomes == ["upstream_500"] * 5
+
+
+async def test_the_budget_is_as_large_as_the_configuration_says(clock: Clock) -> None:
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(refuses(500))
+    made = gateway(
+        """
+        upstreams: {a: {forwarder: mock, retry_budget: 0, plugins: [retry: {attempts: 3}]}}
+        routes: {"*": a}
+        """,
+        upstream=upstream,
+    )
+    async with made.lifespan():
+        client = Client(made)
+        answers = [await client.chat() for _ in range(5)]
+
+    assert [answer.headers["x-headrace-attempts"] for answer in answers] == list("32111")
+    assert {answer.status for answer in answers} == {502}
+
+
+NEVER_SENT = ("dns_failed", "connect_failed", "connect_timeout")
+SENT = ("connection_lost", "upstream_protocol", "idle_timeout", "upstream_500", "upstream_429")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "codes", "times"),
+    [
+        ("POST", {}, NEVER_SENT, 2),
+        ("POST", {}, SENT, 1),
+        ("PATCH", {}, SENT, 1),
+        ("POST", {"idempotency-key": "k-1"}, SENT, 2),
+        *((method, {}, SENT, 2) for method in ("GET", "HEAD", "PUT", "DELETE")),
+    ],
+)
+async def test_what_may_create_something_is_asked_again_only_if_nothing_was_sent(
+    clock: Clock, method: str, headers: dict[str, str], codes: tuple[str, ...], times: int
+) -> None:
+    clock.jumps = True
+    for code in codes:
+        for plugin, targets in ((Retry(attempts=2), ["a"]), (Fallback(), ["a", "b"])):
+            upstream = Upstream()
+            status = int(code[-3:]) if code[-3:].isdecimal() else 502
+            upstream.script(refuses(status, code=code))
+            given = call("passthrough", targets=targets, headers=headers).replace(method=method)
+
+            with pytest.raises(UpstreamError) as caught:
+                await ask(plugin, upstream=upstream, call=given)
+
+            assert len(upstream.asked) == times, (code, plugin)
+            assert caught.value.code == code
+
+
+async def test_a_chat_creates_nothing_and_is_asked_again(clock: Clock) -> None:
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(refuses(code="connection_lost"), says("hello"))
+
+    assert await text(await ask(Retry(), upstream=upstream, call=call())) == "hello"

@@ -17,6 +17,7 @@ import headrace.testing
 from headrace import Record, registry
 from headrace.config import settings
 from headrace.config.fields import options_of
+from headrace.health import Health
 from headrace.registry import Group
 
 from .pages import PAGES, ROOT, Page
@@ -32,7 +33,7 @@ SETTINGS = (
     settings.CallerOptions,
     settings.Quota,
     settings.UpstreamOptions,
-    settings.Health,
+    Health,
     settings.RouteOptions,
 )
 SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]

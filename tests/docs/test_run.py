@@ -30,6 +30,9 @@ TOLD: Mapping[str, tuple[str, ...]] = {
     "examples/hedge/README.md": (
         *("x-headrace-attempts: 2", "x-headrace-upstream: second", "data: [DONE]"),
     ),
+    "examples/cache/README.md": (
+        *("x-headrace-cache: miss", "x-headrace-cache: hit", "age: 0", "data: [DONE]"),
+    ),
     "examples/ollama/README.md": ("The sky is blue.", "['llama3.2:latest']\nThe sky is blue."),
     "examples/canary/README.md": (
         *("'I am the stable one.': ", "Counter({'I am the canary.': 5})"),

@@ -1,0 +1,187 @@
+"""Leave an upstream alone that fails, and find out by single calls when it is well again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar, Self
+
+from headrace import (
+    Call,
+    Duration,
+    Failure,
+    Next,
+    Reply,
+    Rests,
+    Store,
+    Target,
+    TimedOut,
+    UpstreamError,
+    leaves,
+)
+from headrace_plugins.breaker.circuit import Circuit, Place, place_of
+from headrace_plugins.breaker.faults import is_fault, is_impatience, named, resting
+from headrace_plugins.breaker.others import Others, Word
+
+logger = logging.getLogger("headrace.breaker")
+
+_MOMENT = 0.5
+"""Seconds after which others may have found it well."""
+
+
+@dataclass(kw_only=True)
+class Breaker:
+    """Leave an upstream alone that fails, and find out by single calls when it is well again.
+
+    Once too many calls have failed, nobody asks it any more: calls go to the next target, or are
+    refused at once with a hint when to come back. After a cool-down a single call is let through,
+    the probe. If that is answered, all others are let through again; if it fails, the next
+    cool-down is twice as long. Workers and replicas that share a store believe each other.
+    """
+
+    failures: int = 5
+    """How many calls may fail in a row until it is left alone."""
+    rate: float = 0.5
+    """The part of its calls that may fail in a `window` until it is left alone."""
+    least: int = 20
+    """How many calls there must be in a `window` for `rate` to count."""
+    window: Duration = field(default_factory=lambda: Duration(10))
+    """How long a call counts for `rate`."""
+    on: list[Failure] | None = None
+    """What counts as a failure, and nothing else does; else 5xx, a refusal of the gateway's key,
+    and whatever is no answer. A 429 is none: it is well, and says itself when to come back."""
+    cooldown: Duration = field(default_factory=lambda: Duration(5))
+    """How long it is left alone, less a random part of up to a quarter.
+
+    It doubles each time that the probe fails, or that all is well for no longer than this."""
+    longest: Duration = field(default_factory=lambda: Duration(300))
+    """No cool-down is longer than this."""
+    rests: Rests = field(default_factory=Rests.of_server)
+    store: Store = field(default_factory=Store.of_server)
+
+    of_upstream: ClassVar = True
+
+    def __post_init__(self) -> None:
+        if self.failures < 1 or self.least < 1:
+            raise ValueError("failures and least must be at least 1")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must be more than 0 and at most 1, found {self.rate:g}")
+        if not self.window > 0:
+            raise ValueError("window must be more than 0")
+        if not 0 < self.cooldown <= self.longest:
+            raise ValueError("cooldown must be more than 0, and at most longest")
+        self._circuits: dict[Place, Circuit] = {}
+        self._others = Others(self.store, self._heard)
+
+    async def __aenter__(self) -> Self:
+        """Nothing has to be opened."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave nothing running."""
+        await self._others.aclose()
+
+    async def __call__(self, call: Call, call_next: Next) -> Reply:
+        """Ask, unless it has failed too often. Raises `UpstreamError` where it is not asked."""
+        target = next(leaves(call.targets))
+        place = place_of(target, call)
+        if place not in self._circuits:
+            self._circuits[place] = Circuit(place=place)
+        circuit = self._circuits[place]
+        self._others.look(circuit)
+        if not circuit.broken:
+            return await self._ask(circuit, target, call, call_next)
+        async with self._turn(circuit, target, call):
+            return await self._ask(circuit, target, call, call_next)
+
+    @asynccontextmanager
+    async def _turn(self, circuit: Circuit, target: Target, call: Call) -> AsyncIterator[None]:
+        """Be the only probe. Raises `UpstreamError` where it is too early, or there is another."""
+        rest = self.rests.at(circuit.place)
+        if circuit.probing or (rest and rest.closed):
+            raise resting(target, call, rest.left if rest else _MOMENT)
+        circuit.probing = True
+        try:
+            async with self._others.turn(circuit) as mine:
+                if not mine:
+                    self.rests.rest(circuit.place, _MOMENT, why=circuit.why, closed=True)
+                    raise resting(target, call, _MOMENT)
+                yield
+        finally:
+            circuit.probing = False
+
+    async def _ask(self, circuit: Circuit, target: Target, call: Call, call_next: Next) -> Reply:
+        attempts, made = call.record.attempts, len(call.record.attempts)
+        began, changes = _now(), circuit.changes
+        try:
+            reply = await call_next(call)
+        except (UpstreamError, TimedOut) as error:
+            # What is raised may be an older failure once more; the attempt has its own.
+            own = [attempt for attempt in attempts[made:] if attempt.target == target]
+            failure = own[-1].error or error if own else None
+            if failure and not is_impatience(failure, call, _now() - began):
+                self._failed(circuit, changes, failure)
+            raise
+        if circuit.broken and changes == circuit.changes:
+            self._mend(circuit)
+            changes = circuit.changes
+        return reply.on_close(partial(self._closed, circuit, changes))
+
+    async def _closed(self, circuit: Circuit, changes: int, error: BaseException | None) -> None:
+        """Count how a reply ended. A client that leaves says nothing about the upstream."""
+        if isinstance(error, UpstreamError):
+            self._failed(circuit, changes, error)
+        elif error is None and changes == circuit.changes:
+            circuit.note(self.window, failed=False)
+
+    def _failed(self, circuit: Circuit, changes: int, error: UpstreamError | TimedOut) -> None:
+        """Count a failure, unless it is no news or not the upstream's; it may be one too many."""
+        if changes != circuit.changes or not is_fault(error, self.on):
+            return
+        circuit.note(self.window, failed=True)
+        calls, failures = circuit.counted(self.window)
+        last = f"the last: {named(error)}"
+        if circuit.broken:
+            self._break(circuit, f"a probe has failed: {named(error)}")
+        elif circuit.in_a_row >= self.failures:
+            self._break(circuit, f"{circuit.in_a_row} failures in a row, {last}")
+        elif calls >= self.least and failures >= self.rate * calls:
+            self._break(circuit, f"{failures} of {calls} calls failed in {self.window}, {last}")
+
+    def _break(self, circuit: Circuit, why: str) -> None:
+        early = circuit.broken or _now() - circuit.mended < circuit.cooldown
+        circuit.cooldown = float(
+            min(self.longest, circuit.cooldown * 2) if early else self.cooldown
+        )
+        # At random, or all that share a store would come back at once.
+        seconds = circuit.cooldown * random.uniform(0.75, 1)  # noqa: S311  no secret
+        if not circuit.broken:
+            logger.warning("%s is not asked for %.3g s: %s", circuit, seconds, why)
+        circuit.breaks_now(why)
+        self.rests.rest(circuit.place, seconds, why=why, closed=True)
+        self._others.tell(circuit, _now() + seconds)
+
+    def _mend(self, circuit: Circuit) -> None:
+        circuit.is_mended()
+        logger.info("%s answers again", circuit)
+        self._others.take_back(circuit)
+
+    def _heard(self, circuit: Circuit, word: Word | None) -> None:
+        """What others say of it; nothing any more, where they have found it well."""
+        rest = self.rests.at(circuit.place)
+        if word and not circuit.broken:
+            logger.warning("%s is not asked: another worker or replica says: %s", circuit, word.why)
+            circuit.breaks_now(word.why)
+            circuit.cooldown = word.cooldown
+            self.rests.rest(circuit.place, _MOMENT, why=word.why, closed=True)
+        elif not word and circuit.told and rest and rest.why == circuit.why:
+            self.rests.resume(circuit.place)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
