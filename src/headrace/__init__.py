@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from headrace.record import Attempt, Cached, Limited, Observer, Raced, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
-    from headrace.rests import Rest, Rests, place_of
+    from headrace.rests import Place, Rest, Rests, place_of
     from headrace.routing import Routes
     from headrace.store import Full, Step, Store, Unavailable
     from headrace.store.memory import Memory
@@ -108,7 +108,7 @@ _HOMES = {
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
     "routing": ["Routes"],
-    "rests": ["Rest", "Rests", "place_of"],
+    "rests": ["Place", "Rest", "Rests", "place_of"],
     "store": ["Full", "Step", "Store", "Unavailable"],
     "store.memory": ["Memory"],
     "transport": ["Request", "Response", "Transport"],
@@ -160,6 +160,7 @@ __all__ = [
     "Page",
     "Pages",
     "Patience",
+    "Place",
     "Plugin",
     "Plugins",
     "Quota",

@@ -124,8 +124,11 @@ class Callers:
             for key in entry.match.get("key", ())
         }
 
-    def of(self, caller: Caller | None) -> Caller | None:
-        """`caller` with what it was granted here. Raises `Forbidden` where nothing is."""
+    def of(self, caller: Caller | None, address: str | None = None) -> Caller | None:
+        """`caller` with what it was granted here. Raises `Forbidden` where nothing is.
+
+        Where nobody found out who asks, each `address` is somebody.
+        """
         if not self.written:
             return caller
         entry = next((e for e in self.entries if caller and e.fits(caller)), self.default)
@@ -137,7 +140,7 @@ class Callers:
                 else "this gateway has a list of callers, and nobody has said who you are",
                 code="caller_not_listed",
             )
-        return self._granted(entry, caller or Caller("anybody"))
+        return self._granted(entry, caller or Caller("anybody", id=address))
 
     def named(self, name: str) -> Caller | None:
         """Somebody whom the entry of that name is about; None where there is none."""
@@ -158,7 +161,7 @@ class Callers:
 
     async def admit(self, call: Call, call_next: Next) -> Reply:
         """The plugin that stands behind those that authenticate: it grants what is written."""
-        return await call_next(call.replace(caller=self.of(call.caller)))
+        return await call_next(call.replace(caller=self.of(call.caller, call.record.client)))
 
 
 @dataclass(frozen=True, kw_only=True)

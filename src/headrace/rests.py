@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from headrace.call import Call, Target, Targets, leaves
 from headrace.given import given
 
 _MOST = 10_000
-"""Targets that are remembered; clients may name models, and these may fail."""
+"""Targets that are remembered."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Rest:
         return max(0.0, self.until - asyncio.get_running_loop().time())
 
 
-Place = tuple[str, str | None]
-"""An upstream and a model there; None stands for all of its models."""
+Place: TypeAlias = tuple[str, str | None]
+"""An upstream and a model there, or a route that leads to it; None stands for all of it."""
 
 
 class Rests:
@@ -99,5 +99,11 @@ class Rests:
 
 
 def place_of(target: Target, call: Call) -> Place:
-    """Where a target's rests are kept: its upstream, and the model that this call would ask."""
-    return target.upstream, target.model or call.record.asked
+    """What is watched as one: an upstream and a model that the configuration names.
+
+    Of models that clients name freely, and of paths, all of a route are one: as many as anybody can
+    think of would never fail often enough, one by one.
+    """
+    route = call.record.route
+    free = target.model is None or route == f"{target.upstream}/*"
+    return target.upstream, route if free else target.model

@@ -164,6 +164,16 @@ async def test_nobody_in_particular_has_the_default(upstream: Upstream) -> None:
     assert [entry["id"] for entry in listed["data"]] == ["fast"]
 
 
+def test_where_nobody_is_known_each_address_is_somebody() -> None:
+    callers = Callers(default=Entry(name="default", match={}))
+
+    ann, bob = (callers.of(None, address) for address in ("10.0.0.1", "10.0.0.2"))
+
+    assert ann
+    assert bob
+    assert (ann.name, ann.id, bob.id) == ("anybody", "10.0.0.1", "10.0.0.2")
+
+
 async def test_me_tells_who_one_is_and_what_one_may_use(upstream: Upstream) -> None:
     status, told = await asked(WRITTEN, upstream, "/v1/me", tenant="payments", name="bob")
 

@@ -59,6 +59,7 @@ PUBLIC = [
     "Page",
     "Pages",
     "Patience",
+    "Place",
     "Plugin",
     "Plugins",
     "Quota",

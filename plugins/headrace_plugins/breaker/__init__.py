@@ -16,6 +16,7 @@ from headrace import (
     Duration,
     Failure,
     Next,
+    Place,
     Reply,
     Rests,
     Store,
@@ -23,8 +24,9 @@ from headrace import (
     TimedOut,
     UpstreamError,
     leaves,
+    place_of,
 )
-from headrace_plugins.breaker.circuit import Circuit, Place, place_of
+from headrace_plugins.breaker.circuit import Circuit
 from headrace_plugins.breaker.faults import is_fault, is_impatience, named, resting
 from headrace_plugins.breaker.others import Others, Word
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from headrace import Call, Target
-
-Place: TypeAlias = tuple[str, str | None]
-"""An upstream, and a model there or a route that leads to it."""
+from headrace import Place
 
 _SLOTS = 10
 """Parts of a window; the oldest one goes as a whole."""
@@ -77,17 +74,6 @@ class Circuit:
         self.told = False
         self.in_a_row = 0
         self._slots.clear()
-
-
-def place_of(target: Target, call: Call) -> Place:
-    """What is watched as one: an upstream and a model that the configuration names.
-
-    Of models that clients name freely, and of paths, all of a route are one: as many as anybody can
-    think of would never fail often enough, one by one.
-    """
-    route = call.record.route
-    free = target.model is None or route == f"{target.upstream}/*"
-    return target.upstream, route if free else target.model
 
 
 class Counted(NamedTuple):
