@@ -21,7 +21,7 @@ from headrace.caller import Caller, Entry
 from headrace.chain import Plugins, compose
 from headrace.config.build import build
 from headrace.config.document import Document
-from headrace.config.fields import options_of
+from headrace.config.fields import options_of, part_in
 from headrace.config.plan import Plan
 from headrace.config.problems import looks_secret, mask
 from headrace.dialect import OPENAI
@@ -228,6 +228,8 @@ async def _sent(
         told |= shown.request(kept.request)
     except CallError as error:
         told["refused"] = shown.text(error.message)
+    if record.cache and record.cache.status == "bypass":
+        told["not_cached"] = record.cache.why
     return told
 
 
@@ -313,6 +315,8 @@ class _Shown:
                 return value
             case int() | float() if type(value) in (int, float):
                 return value
+            case _ if part_in(type(value)):
+                return self.options(value)
             case _:
                 text = str(value)
                 return "***" if text in self._secrets else mask(self.text(text))

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator
 
 from headrace.body import crowded
-from headrace.call import PASSTHROUGH, Call, Timeouts
+from headrace.call import PASSTHROUGH, Call, Timeouts, WithUsage
 from headrace.errors import UpstreamError
 from headrace.record import Usage
 from headrace.reply import Event, Reply
@@ -88,6 +88,7 @@ class Stream(Plain):
         super().__init__(call)
         self._finished = False
         self._characters = 0
+        self._shows_usage = call.told(WithUsage) is not None
 
     @property
     def usage(self) -> Usage | None:
@@ -125,8 +126,8 @@ class Stream(Plain):
         self._characters += len(self.dialect.text(event))
 
     def passes(self, event: Event) -> bool:
-        """All but the usage that only the gateway asked for."""
-        return not self.dialect.extra_usage(self.call, event)
+        """All but the usage that only the gateway asked for, unless a plugin wants it, too."""
+        return self._shows_usage or not self.dialect.extra_usage(self.call, event)
 
     def complete(self) -> list[Event]:
         """The end mark, where the upstream finished without one."""

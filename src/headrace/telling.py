@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from headrace.errors import CallError, UpstreamError
-from headrace.record import Record
+from headrace.record import Cached, Record
 
 _MOST_TIMINGS = 8
 
@@ -23,9 +23,30 @@ def telling(record: Record) -> dict[str, str]:
             headers["x-headrace-model"] = told.model[:256]
         if record.asked and record.instead:
             headers["x-headrace-instead-of"] = record.asked
+    if record.cache:
+        headers |= _cached(record.cache)
     if (overhead := record.overhead) is not None:
         headers["x-headrace-overhead-ms"] = f"{overhead * 1000:.1f}"
         headers["server-timing"] = ", ".join(_timings(record, overhead))
+    return headers
+
+
+def _cached(cached: Cached) -> dict[str, str]:
+    """What a cache made of it, by RFC 9211 and in one word; `Age` is RFC 9111's."""
+    said = {
+        "hit": "hit",
+        "stale": "hit",
+        "shared": "fwd=miss; collapsed",
+        "miss": "fwd=miss",
+        "bypass": "fwd=bypass",
+    }[cached.status]
+    if cached.stored:
+        said += "; stored"
+    elif cached.ttl is not None:
+        said += f"; ttl={math.floor(cached.ttl)}"
+    headers = {"x-headrace-cache": cached.status, "cache-status": f"headrace; {said}"}
+    if cached.age is not None:
+        headers["age"] = str(math.floor(cached.age))
     return headers
 
 

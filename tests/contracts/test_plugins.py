@@ -35,7 +35,8 @@ plugins:
 - race
 - race: {width: 1}
 - rate_limit
-- rate_limit: {policies: [{by: [tenant, model], requests: [90/s, 5k/day], tokens: 9M/s, concurrent: 99}]}
+- rate_limit: {policies: [{by: [tenant, model], requests: [90/s, 5k/day], tokens: 9M/s}]}
+- rate_limit: {policies: [{by: [upstream, route], concurrent: 9}]}
 - rate_limit: {dry_run: true, policies: [{by: address, requests: 1/s, strategy: moving_window}]}
 - retry
 - retry: {attempts: 2, wait: 5s}

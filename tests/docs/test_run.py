@@ -45,6 +45,11 @@ TOLD: Mapping[str, tuple[str, ...]] = {
         *("This is Headrace's mock upstream", "model_not_found", "missing_api_key"),
         "invalid_token",
     ),
+    "examples/rate-limit/README.md": (
+        *("x-ratelimit-remaining-requests: 1", '"fleet";q=10000000;w=3600;qu="tokens"'),
+        *("HTTP/1.1 429", "retry-after: ", "the limit 'caller' of 2 requests per minute"),
+        '"policy":"caller","counts":"requests","limit":600,"per":60.0,"remaining":600',
+    ),
     "examples/mounted/README.md": ("mock upstream",),
 }
 """Pages with something to run, and what must be printed there."""

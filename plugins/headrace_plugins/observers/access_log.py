@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from headrace import Limited, Raced, Record
+from headrace import Cached, Limited, Raced, Record
 
 logger = logging.getLogger("headrace.access")
 
@@ -68,6 +68,7 @@ def line(record: Record) -> dict[str, Any]:
             )
             for attempt in record.attempts
         ],
+        "cache": _met_cache(record.cache) if record.cache else None,
         "races": [_raced(raced) for raced in record.races] or None,
         "tokens": _present(asdict(usage)) if usage else None,
         "limits": [_met(limit) for limit in record.limits] or None,
@@ -75,6 +76,15 @@ def line(record: Record) -> dict[str, Any]:
         "overhead": round(record.overhead, 6) if record.overhead is not None else None,
         "seconds": _since(record.started, record.ended),
     }
+
+
+def _met_cache(cached: Cached) -> dict[str, Any]:
+    """What a cache made of the call; `saved` are tokens that were not asked for again."""
+    told = {name: value for name, value in asdict(cached).items() if value not in (None, "", False)}
+    if cached.saved:
+        told["saved"] = _present(asdict(cached.saved))
+    times = {name: round(told[name], 3) for name in ("age", "ttl") if name in told}
+    return told | times
 
 
 def _raced(raced: Raced) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 
@@ -12,9 +13,13 @@ from headrace_plugins.rate_limit.policies import Aspect
 _NOBODY = "-"
 
 
+class Granted:
+    """Told to those below the plugin that has applied what `callers` grants: it holds once."""
+
+
 def digest(said: Iterable[tuple[str, str]]) -> str:
-    """A key of one length for whatever was said, and the same for nothing else."""
-    return blake2b(repr(list(said)).encode(), digest_size=16).hexdigest()
+    """A key of one length for all that was said, in whatever order, and for nothing else."""
+    return blake2b(repr(sorted(said)).encode(), digest_size=16).hexdigest()
 
 
 def granted_to(caller: Caller) -> tuple[str, str]:
@@ -56,10 +61,8 @@ def _route(call: Call, routes: Routes) -> str:
     if route is None and call.operation == PASSTHROUGH:
         route = routes.for_path(call.path)
     elif route is None and call.method == "POST":
-        try:
+        with suppress(BadRequest):  # the router says what is wrong
             route = routes.for_model(call.dialect.asked(call))
-        except BadRequest:
-            pass  # the router says what is wrong
     return route.key if route else _NOBODY
 
 
@@ -70,7 +73,7 @@ def _model(call: Call, routes: Routes) -> str:
     each with a limit of its own.
     """
     match call.targets:
-        case (Target(model=str(model)) as target,) if str(target) != call.record.asked:
+        case (Target(upstream, str(model)),) if call.record.route != f"{upstream}/*":
             return model
     return _route(call, routes)
 

@@ -1,10 +1,11 @@
 """The token bucket: what happens to the numbers under one key. `lua.py` has it once more, in Lua.
 
 Under a key stand, by name, the level of each bucket (`requests60` counts calls and fills in a
-minute, `tokens86400` counts tokens and fills in a day), `at`, the moment up to which they were
-filled, and for each call that holds something `until<id>`, when that lapses, and `reserved<id>`,
-the tokens put aside for it. A level below zero is owed. Names go by the period, so that what was
-counted stays when an amount changes.
+minute, `tokens86400` counts tokens and fills in a day), and `at`, the moment up to which they were
+filled. A level below zero is owed. Names go by the period, so that what was counted stays when an
+amount changes. What calls hold stands there by groups, those that one process began together:
+`calls<id>`, how many run, `held<id>`, the tokens put aside for them, and `until<id>`, when all that
+lapses unless it is renewed. So a thousand calls are no more to go through than a few.
 
 Steps take numbers alone: their own first, then four for each bucket (1 for tokens or 0 for
 requests, period, amount, capacity). A clock that goes back fills nothing and takes nothing away.
@@ -43,75 +44,103 @@ def take(
 ) -> tuple[Numbers | Literal[False], Answer]:
     """Take a call, and the tokens to put aside for it, from every bucket, and a slot; or refuse.
 
-    Arguments: the call's id (0 where it holds nothing), seconds until its hold lapses, how many
-    slots there are (-1 without an end), tokens, buckets. The answer is 1 or 0, how many calls are
-    running, and the levels, all as they were found. Holds that have lapsed are given back first.
+    Arguments: the group (0 where the call holds nothing), seconds until it lapses, how many slots
+    there are (-1 without an end), tokens, buckets. The answer is 1 or 0, by how much the clock has
+    gone back, how many calls are running, and the levels, all as they were found. What has lapsed
+    is given back first.
     """
-    call, lease, slots, tokens, *numbers = arguments
+    group, lease, slots, tokens, *numbers = arguments
     rows = list(_rows(numbers))
     kept = _filled(value, now, rows)
-    running = 0
-    for name, until in value.items():
-        if name.startswith("until"):
-            if until > now:
-                running += 1
-                kept[name] = min(until, now + lease)  # it is later where the clock went back
-            else:
-                _end(kept, name.removeprefix("until"), 0, rows)
+    for lapsed in [name[5:] for name, n in kept.items() if name[:5] == "until" and n <= now]:
+        _give(kept, kept[f"held{lapsed}"], rows)
+        _forget(kept, lapsed)
+    running = sum(number for name, number in kept.items() if name[:5] == "calls")
     fits = slots < 0 or running < slots
     levels = [kept[name] for name, *_ in rows]
     for name, of_tokens, *_ in rows:
         wanted = tokens if of_tokens else 1
         fits = fits and (wanted == 0 or kept[name] + SLACK >= wanted)
         kept[name] -= wanted
-    if call:
-        kept[f"until{call:.0f}"] = now + lease
-        kept[f"reserved{call:.0f}"] = tokens
-    return kept if fits else False, (float(fits), running, *levels)
+    if group:
+        calls, held, until = _names(f"{group:.0f}")
+        kept[calls] = kept.get(calls, 0) + 1
+        kept[held] = kept.get(held, 0) + tokens
+        kept[until] = now + lease
+    back = max(0.0, value.get("at", now) - now)
+    return kept if fits else False, (float(fits), back, running, *levels)
 
 
-def peek(
-    value: Numbers, now: float, arguments: Sequence[float]
-) -> tuple[Literal[False], Answer]:
+def peek(value: Numbers, now: float, arguments: Sequence[float]) -> tuple[Literal[False], Answer]:
     """Answer as `take` would, and change nothing."""
     return False, take(value, now, arguments)[1]
 
 
 def settle(value: Numbers, now: float, arguments: Sequence[float]) -> tuple[Numbers, Answer]:
-    """End a call's hold: tokens that it did not use go back, those it used beyond are owed.
+    """End a call: tokens put aside that it did not use go back, those it used beyond are owed.
 
-    Arguments: the call's id, the tokens it used, 1 where this may have been done before, buckets.
-    A hold that is not there has lapsed, and all that was used is owed; or this was done before.
+    Arguments: the group, the tokens put aside for the call, those it used, buckets. Where the group
+    has lapsed, what was put aside has gone back already.
     """
-    call, used, again, *numbers = arguments
+    group, reserved, used, *numbers = arguments
     rows = list(_rows(numbers))
     kept = _filled(value, now, rows)
-    if f"until{call:.0f}" in kept:
-        _end(kept, f"{call:.0f}", used, rows)
-    elif not again:
+    calls, held, _ = _names(f"{group:.0f}")
+    if calls in kept:
+        _give(kept, reserved - used, rows)
+        kept[calls] -= 1
+        kept[held] -= reserved
+        if kept[calls] <= 0:
+            _forget(kept, f"{group:.0f}")
+    else:
         _give(kept, -used, rows)
     return kept, ()
 
 
 def renew(value: Numbers, now: float, arguments: Sequence[float]) -> tuple[Numbers, Answer]:
-    """Let the holds of calls that go on last longer. Arguments: seconds, the calls' ids."""
-    lease, *calls = arguments
-    names = [f"until{call:.0f}" for call in calls]
-    return {**value, **{name: now + lease for name in names if name in value}}, ()
+    """Let what groups hold last longer. Arguments: seconds, groups.
+
+    Without any group, it takes note of a clock that has gone back, which a refusal cannot.
+    """
+    lease, *groups = arguments
+    kept = _copied(value, now)
+    names = [f"until{group:.0f}" for group in groups]
+    return kept | {name: now + lease for name in names if name in kept}, ()
+
+
+def _names(group: str) -> tuple[str, str, str]:
+    return f"calls{group}", f"held{group}", f"until{group}"
+
+
+def _forget(kept: dict[str, float], group: str) -> None:
+    for name in _names(group):
+        del kept[name]
 
 
 def _rows(numbers: Sequence[float]) -> Iterator[Row]:
     for at in range(0, len(numbers), 4):
         tokens, period, amount, capacity = numbers[at : at + 4]
         kind = "tokens" if tokens else "requests"
-        yield f"{kind}{period:g}", bool(tokens), period, amount, capacity
+        yield f"{kind}{period:.10g}", bool(tokens), period, amount, capacity
+
+
+def _copied(value: Numbers, now: float) -> dict[str, float]:
+    """All that is there; where the clock has gone back, the moments have gone back with it."""
+    back = value.get("at", now) - now
+    if back <= 0:
+        return dict(value)
+    return {
+        name: number - back if name.startswith(("at", "until")) else number
+        for name, number in value.items()
+    }
 
 
 def _filled(value: Numbers, now: float, rows: Sequence[Row]) -> dict[str, float]:
-    kept = {**value, "at": now}
-    passed = max(0.0, now - value.get("at", now))
+    kept = _copied(value, now)
+    passed = now - kept.get("at", now)
     for name, _, period, amount, capacity in rows:
-        kept[name] = min(capacity, value.get(name, capacity) + passed * amount / period)
+        kept[name] = min(capacity, kept.get(name, capacity) + passed * amount / period)
+    kept["at"] = now
     return kept
 
 
@@ -119,8 +148,3 @@ def _give(kept: dict[str, float], tokens: float, rows: Sequence[Row]) -> None:
     for name, of_tokens, _, _, capacity in rows:
         if of_tokens:
             kept[name] = min(capacity, kept[name] + tokens)
-
-
-def _end(kept: dict[str, float], call: str, used: float, rows: Sequence[Row]) -> None:
-    del kept[f"until{call}"]
-    _give(kept, kept.pop(f"reserved{call}", 0.0) - used, rows)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from headrace import Store
+from headrace_plugins.rate_limit.bucket import Answer
+from headrace_plugins.rate_limit.budget import Budget
 from headrace_plugins.rate_limit.found import Found
-from headrace_plugins.rate_limit.holds import Budget, Hold, Holds
+from headrace_plugins.rate_limit.hold import Hold
+from headrace_plugins.rate_limit.holds import Holds
 from headrace_plugins.rate_limit.policies import BUCKET, Limit
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 class Counter:
     """Counts calls in a store; `holds` gives back what they hold."""
 
-    def __init__(self, store: Store, lease: float) -> None:
-        self.holds = Holds(store, lease)
+    def __init__(self, store: Store, name: str, lease: float) -> None:
+        self.holds = Holds(store, name, lease)
         self._store = store
         self._lease = lease
 
@@ -36,7 +38,7 @@ class Counter:
 
         Cancelled, or where the store does not answer, it takes nothing in the end.
         """
-        hold = Hold(random.getrandbits(53) or 1, tuple(limit for limit in limits if limit.holds))
+        hold = self.holds.new(limits)
         try:
             found = await budget.of(self._take(limits, hold))
         except BaseException:
@@ -56,9 +58,13 @@ class Counter:
         seen = await self.windows.look(windowed) if windowed else []
         if not all(each.fits for each in seen):
             return [*seen, *await self._peek(buckets)]
-        steps = [limit.take(hold.call, self._lease) for limit in buckets]
-        found = list(map(Found.in_buckets, buckets, await self._store.apply(*steps)))
-        if windowed and all(each.fits for each in found):
+        steps = [limit.take(hold.group, self._lease) for limit in buckets]
+        steps += hold.begin(self._lease)
+        answers = (await self._store.apply(*steps))[: len(buckets)]
+        found = list(map(Found.in_buckets, buckets, answers))
+        if not all(each.fits for each in found):
+            await self._note_time(buckets, answers)
+        elif windowed:
             # These are no one step with the others: what somebody else took meanwhile shows here.
             seen = await self.windows.hit(seen)
             if not all(each.fits for each in seen):
@@ -71,3 +77,11 @@ class Counter:
         seen = await self.windows.look(windowed) if windowed else []
         answers = await self._store.apply(*(limit.peek() for limit in buckets))
         return [*seen, *map(Found.in_buckets, buckets, answers)]
+
+    async def _note_time(self, limits: Sequence[Limit], answers: Sequence[Answer]) -> None:
+        """Let buckets fill from now on whose clock has gone back; who was refused changed nothing.
+
+        Else nobody would be let in until the clock is where it was.
+        """
+        if any(back for _, back, *_ in answers):
+            await self._store.apply(*(limit.renew((), self._lease) for limit in limits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from headrace import Allowance
@@ -26,6 +27,11 @@ class Left(NamedTuple):
     wait: float = 0
     """Seconds until what is wanted is there; of a slot nobody can tell, so it is a guess."""
 
+    def without(self, taken: float) -> tuple[int, float | None]:
+        """How much there is, and seconds until all of it is, once so much has been taken."""
+        reset = None if self.reset is None else round(self.reset + taken * self.pace, 3)
+        return max(0, int(self.there - taken + SLACK)), reset
+
 
 class Found(NamedTuple):
     """What was left of a limit, and whether it was enough."""
@@ -37,16 +43,14 @@ class Found(NamedTuple):
     @classmethod
     def in_buckets(cls, limit: Limit, answer: Answer) -> Found:
         """What the step `take` answers."""
-        fits, running, *levels = answer
+        fits, _, running, *levels = answer
         left = []
         for bucket, level in zip(limit.rule.buckets, levels, strict=True):
             wanted = limit.tokens if bucket.counts == "tokens" else 1
             pace = bucket.period / bucket.amount
             lacks = wanted - level if 0 < wanted > level + SLACK else 0
             reset = (bucket.capacity - level) * pace
-            left.append(
-                Left(*bucket[:3], level, wanted, reset, pace, lacks * pace)
-            )
+            left.append(Left(*bucket[:3], level, wanted, reset, pace, lacks * pace))
         if (slots := limit.rule.slots) is not None:
             wait = 0 if running < slots else _FOR_A_SLOT
             left.append(Left("concurrent", slots, None, slots - running, 1, None, wait=wait))
@@ -54,14 +58,17 @@ class Found(NamedTuple):
 
     def allowances(self, *, taken: bool) -> list[Allowance]:
         """What is left, once the call has taken what it wanted, or has been refused."""
-        return [
-            Allowance(
-                policy=self.limit.policy,
-                counts=left.counts,
-                limit=int(left.amount),
-                per=left.period,
-                remaining=max(0, int(left.there - left.wanted * taken + SLACK)),
-                reset=None if left.reset is None else left.reset + left.wanted * taken * left.pace,
+        allowances = []
+        for left in self.left:
+            remaining, reset = left.without(left.wanted if taken else 0)
+            allowances.append(
+                Allowance(
+                    policy=self.limit.policy,
+                    counts=left.counts,
+                    limit=math.ceil(left.amount),
+                    per=left.period,
+                    remaining=remaining,
+                    reset=reset,
+                )
             )
-            for left in self.left
-        ]
+        return allowances

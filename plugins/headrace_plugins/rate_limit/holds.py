@@ -3,54 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
-from collections.abc import Awaitable, Sequence
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from headrace import Step, Store, Unavailable
+from headrace_plugins.rate_limit.budget import Budget
+from headrace_plugins.rate_limit.hold import Hold
 from headrace_plugins.rate_limit.policies import Limit
 
-Result = TypeVar("Result")
+logger = logging.getLogger("headrace")
 
-_PATIENCE = 0.05
 _AGAIN = 1.0
 _AT_ONCE = 250
 _MOST_OWED = 10_000
 
 
-class Budget:
-    """The time that a call may wait for the store, all in all."""
-
-    def __init__(self) -> None:
-        self._left = _PATIENCE
-
-    async def of(self, work: Awaitable[Result]) -> Result:
-        """What comes of `work`. Raises `Unavailable` where there is no more time for it."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        try:
-            async with asyncio.timeout(self._left):
-                return await work
-        except TimeoutError:
-            raise Unavailable("the store took longer than a call may wait for it") from None
-        finally:
-            self._left = max(0.0, self._left - (loop.time() - began))
-
-
-class Hold(NamedTuple):
-    """What one call holds of some limits, by an id that is its own."""
-
-    call: int
-    limits: tuple[Limit, ...]
-
-
 class _Owed(NamedTuple):
     steps: list[Step]
     until: float
-    """From then on the hold has lapsed, and the steps are of no use."""
+    """From then on nobody knows any more whether it has been done."""
 
 
 class Holds:
@@ -59,25 +36,41 @@ class Holds:
     What nobody renews, because its process is gone, lapses after `lease` seconds.
     """
 
-    def __init__(self, store: Store, lease: float) -> None:
+    def __init__(self, store: Store, name: str, lease: float) -> None:
         self._store = store
+        self._name = name
         self._lease = lease
-        self._held: dict[int, Hold] = {}
+        self._held: dict[str, Hold] = {}
+        self._group = 0
+        self._since = -math.inf
         self._owed: deque[_Owed] = deque(maxlen=_MOST_OWED)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    def new(self, limits: Sequence[Limit]) -> Hold:
+        """What a call will hold of limits that have something to give back.
+
+        Calls that begin within a third of a lease are one group, so that it cannot lapse while more
+        are coming, whatever keeps this process from renewing it. It is renewed as long as one of
+        them runs; with the last one ends what was taken without anybody knowing.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._since > self._lease / 3:
+            self._group, self._since = _number(), now
+        holding = tuple(limit for limit in limits if limit.holds)
+        return Hold(f"{{{self._name}}}/call/{_number():x}", self._group, holding)
+
     def keep(self, hold: Hold) -> None:
         """Renew it until it ends."""
-        self._held[hold.call] = hold
+        self._held[hold.key] = hold
         self._begin()
 
     async def end(self, hold: Hold, used: Sequence[int], budget: Budget) -> None:
         """Give it back, but for what was `used` of each limit; later, where that cannot be now."""
-        if self._held.pop(hold.call, None) is None:
+        if self._held.pop(hold.key, None) is None:
             return
         try:
-            await budget.of(self._store.apply(*self._settling(hold, used, again=False)))
+            await budget.of(self._store.apply(*hold.settle(used, self._lease, again=False)))
         except Unavailable:
             self._owe(hold, used)
         except BaseException:
@@ -95,16 +88,10 @@ class Holds:
             await asyncio.wait((self._task,))
         await self._pay()
 
-    def _settling(self, hold: Hold, used: Sequence[int], *, again: bool) -> list[Step]:
-        return [
-            limit.settle(hold.call, tokens, self._lease, again=again)
-            for limit, tokens in zip(hold.limits, used, strict=True)
-        ]
-
     def _owe(self, hold: Hold, used: Sequence[int]) -> None:
         if hold.limits:
             until = asyncio.get_running_loop().time() + self._lease
-            self._owed.append(_Owed(self._settling(hold, used, again=True), until))
+            self._owed.append(_Owed(hold.settle(used, self._lease, again=True), until))
             self._begin()
             self._news.set()
 
@@ -129,30 +116,41 @@ class Holds:
                 due = loop.time() + self._lease / 3
 
     async def _pay(self) -> None:
-        """Do what is owed, a few hundred calls at a time, as long as the store answers."""
+        """Do what is owed, as long as the store answers."""
         while self._owed:
-            now = asyncio.get_running_loop().time()
-            some = list(islice(self._owed, _AT_ONCE))
-            steps = [step for owed in some if owed.until > now for step in owed.steps]
-            try:
-                await Budget().of(self._store.apply(*steps))
-            except Unavailable:
+            owed = self._owed[0]
+            useful = owed.until > asyncio.get_running_loop().time()
+            if useful and not await self._done(owed.steps):
                 return
-            for owed in some:
-                if self._owed[0] is owed:  # it is not where so much came that the first went
-                    self._owed.popleft()
+            if self._owed and self._owed[0] is owed:  # so much may come that the first is gone
+                self._owed.popleft()
 
     async def _renew(self) -> None:
         """Renew what is held, a few hundred calls at a time."""
         held = list(self._held.values())
         for at in range(0, len(held), _AT_ONCE):
-            limits: dict[str, Limit] = {}
-            calls: defaultdict[str, list[int]] = defaultdict(list)
-            for hold in held[at : at + _AT_ONCE]:
+            some = held[at : at + _AT_ONCE]
+            limits = {limit.key: (limit, set[int]()) for hold in some for limit in hold.limits}
+            for hold in some:
                 for limit in hold.limits:
-                    limits[limit.key] = limit
-                    calls[limit.key].append(hold.call)
-            steps = [limits[key].renew(calls[key], self._lease) for key in limits]
-            with suppress(Unavailable):  # there is time for one more, and then what lapsed is owed
-                await Budget().of(self._store.apply(*steps))
+                    limits[limit.key][1].add(hold.group)
+            steps = [limit.renew(groups, self._lease) for limit, groups in limits.values()]
+            steps += [hold.go_on(self._lease) for hold in some]
+            if not await self._done(steps):
+                return  # there is time for one more
             await asyncio.sleep(0)
+
+    async def _done(self, steps: Sequence[Step]) -> bool:
+        """Take steps in the background; whether the store has answered."""
+        try:
+            await Budget().of(self._store.apply(*steps))
+        except Unavailable:
+            return False
+        except Exception:  # what fails for good must not keep all else from being done
+            logger.exception("what calls hold could not be renewed or given back")
+        return True
+
+
+def _number() -> int:
+    """One that nobody else has, and that a float holds to its last digit; never 0."""
+    return random.getrandbits(53) or 1

@@ -6,19 +6,23 @@ from headrace_plugins.rate_limit.bucket import SLACK
 
 _BEGIN = """
     local kept, rows = {}, {}
+    local back = (value.at or now) - now
     for name, number in pairs(value) do
+        if back > 0 and (name == 'at' or string.sub(name, 1, 5) == 'until') then
+            number = number - back
+        end
         kept[name] = number
     end
     local function fill(first)
-        local passed = math.max(0, now - (value.at or now))
-        kept.at = now
+        local passed = now - (kept.at or now)
         for at = first, #arguments, 4 do
             local tokens, period = arguments[at] ~= 0, arguments[at + 1]
             local amount, capacity = arguments[at + 2], arguments[at + 3]
-            local name = (tokens and 'tokens' or 'requests') .. string.format('%g', period)
-            kept[name] = math.min(capacity, (value[name] or capacity) + passed * amount / period)
+            local name = (tokens and 'tokens' or 'requests') .. string.format('%.10g', period)
+            kept[name] = math.min(capacity, (kept[name] or capacity) + passed * amount / period)
             rows[#rows + 1] = {name = name, tokens = tokens, capacity = capacity}
         end
+        kept.at = now
     end
     local function give(tokens)
         for _, row in ipairs(rows) do
@@ -27,29 +31,29 @@ _BEGIN = """
             end
         end
     end
-    local function finish(call, used)
-        local reserved = kept['reserved' .. call] or 0
-        kept['until' .. call], kept['reserved' .. call] = nil, nil
-        give(reserved - used)
+    local function forget(group)
+        kept['calls' .. group], kept['held' .. group], kept['until' .. group] = nil, nil, nil
     end
 """
 
 _TAKE = f"""
-    local call, lease, slots, tokens = unpack(arguments, 1, 4)
+    local group, lease, slots, tokens = unpack(arguments, 1, 4)
     fill(5)
+    for name in pairs(value) do
+        local lapsed = string.match(name, '^until(.*)')
+        if lapsed and kept[name] <= now then
+            give(kept['held' .. lapsed])
+            forget(lapsed)
+        end
+    end
     local running = 0
-    for name, till in pairs(value) do
-        if string.sub(name, 1, 5) == 'until' then
-            if till > now then
-                running = running + 1
-                kept[name] = math.min(till, now + lease)
-            else
-                finish(string.sub(name, 6), 0)
-            end
+    for name, number in pairs(kept) do
+        if string.sub(name, 1, 5) == 'calls' then
+            running = running + number
         end
     end
     local fits = slots < 0 or running < slots
-    local answer = {{0, running}}
+    local answer = {{0, math.max(0, back), running}}
     for _, row in ipairs(rows) do
         answer[#answer + 1] = kept[row.name]
     end
@@ -61,9 +65,11 @@ _TAKE = f"""
     if fits then
         answer[1] = 1
     end
-    if call ~= 0 then
-        call = string.format('%.0f', call)
-        kept['until' .. call], kept['reserved' .. call] = now + lease, tokens
+    if group ~= 0 then
+        group = string.format('%.0f', group)
+        kept['calls' .. group] = (kept['calls' .. group] or 0) + 1
+        kept['held' .. group] = (kept['held' .. group] or 0) + tokens
+        kept['until' .. group] = now + lease
     end
 """
 
@@ -76,12 +82,17 @@ PEEK = f"""{_BEGIN}{_TAKE}
 """
 
 SETTLE = f"""{_BEGIN}
-    local call, used, again = unpack(arguments, 1, 3)
-    call = string.format('%.0f', call)
+    local group, reserved, used = unpack(arguments, 1, 3)
+    group = string.format('%.0f', group)
     fill(4)
-    if kept['until' .. call] then
-        finish(call, used)
-    elseif again == 0 then
+    if kept['calls' .. group] then
+        give(reserved - used)
+        kept['calls' .. group] = kept['calls' .. group] - 1
+        kept['held' .. group] = kept['held' .. group] - reserved
+        if kept['calls' .. group] <= 0 then
+            forget(group)
+        end
+    else
         give(-used)
     end
     return kept, {{}}

@@ -19,6 +19,7 @@ Strategy: TypeAlias = Literal["token_bucket", "fixed_window", "moving_window", "
 
 Run: TypeAlias = Callable[[Numbers, float, Sequence[float]], tuple[Any, Answer]]
 
+BUCKET: Strategy = "token_bucket"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CALLER = "caller"
 """The policy of what `callers` grants; no other one may have this name."""
@@ -35,7 +36,7 @@ class Policy(Quota):
     """What messages, headers and logs call it; else what it goes by, such as by-tenant-model."""
     by: Aspect | tuple[Aspect, ...] = "caller"
     """What calls that are counted together have in common; an empty list counts all together."""
-    strategy: Strategy = "token_bucket"
+    strategy: Strategy = BUCKET
     """How `requests` are counted: by a bucket that fills evenly, or in windows of time."""
 
     def __post_init__(self) -> None:
@@ -48,12 +49,12 @@ class Policy(Quota):
                 "need names of at most 64 letters, digits, '.', '_' and '-', other than "
                 f"{CALLER!r}, which is for the limits that 'callers' grants"
             )
-        if self.strategy == "token_bucket":
+        if self.strategy == BUCKET:
             return
         if self.tokens or self.concurrent is not None or self.burst is not None:
             raise ValueError(
                 f"count requests alone by {self.strategy}; tokens, concurrent and burst need the "
-                "token_bucket, which holds where no strategy is written"
+                f"{BUCKET}, which holds where no strategy is written"
             )
         if any(rate.period % 1 for rate in self.rates("requests")):
             raise ValueError(f"need whole seconds for a {self.strategy}")
@@ -85,16 +86,10 @@ class Rule(NamedTuple):
 @lru_cache(maxsize=4096)
 def rule_of(quota: Quota, replicas: int = 1) -> Rule:
     """What a quota comes to, or the share in it that one of several replicas has."""
-    requests = [
-        Bucket("requests", rate.amount / replicas, rate.period, max(1.0, rate.amount / replicas))
-        for rate in _differing(quota.rates("requests"))
-    ]
+    requests = [_bucket("requests", rate, replicas) for rate in _differing(quota.rates("requests"))]
     if quota.burst is not None and requests:  # of the shortest time: it says how many come at once
         requests[0] = requests[0]._replace(capacity=max(1.0, quota.burst / replicas))
-    tokens = [
-        Bucket("tokens", rate.amount / replicas, rate.period, rate.amount / replicas)
-        for rate in _differing(quota.rates("tokens"))
-    ]
+    tokens = [_bucket("tokens", rate, replicas) for rate in _differing(quota.rates("tokens"))]
     slots = quota.concurrent and max(1, quota.concurrent // replicas)
     full = [bucket.capacity * bucket.period / bucket.amount for bucket in requests]
     return Rule(
@@ -104,6 +99,11 @@ def rule_of(quota: Quota, replicas: int = 1) -> Rule:
         lasts=max([1, *full, *(bucket.period * _OWED for bucket in tokens)]),
         numbers=tuple(number for bucket in (*requests, *tokens) for number in bucket.numbers),
     )
+
+
+def _bucket(counts: Literal["requests", "tokens"], rate: Rate, replicas: int) -> Bucket:
+    amount = rate.amount / replicas
+    return Bucket(counts, amount, float(rate.period), max(1.0, amount))
 
 
 def _differing(rates: Iterable[Rate]) -> list[Rate]:
@@ -119,10 +119,17 @@ class Limit(NamedTuple):
     key: str
     quota: Quota
     rule: Rule
-    tokens: int = 0
-    strategy: Strategy = "token_bucket"
-    elsewhere: bool = False
-    """Whether another upstream may answer a call that is refused."""
+    tokens: int
+
+    @property
+    def strategy(self) -> Strategy:
+        """How its requests are counted."""
+        return self.quota.strategy if isinstance(self.quota, Policy) else BUCKET
+
+    @property
+    def of_upstream(self) -> bool:
+        """Whether it is about an upstream, so that another one may answer a call it refuses."""
+        return isinstance(self.quota, Policy) and "upstream" in self.quota.aspects
 
     @property
     def holds(self) -> bool:
@@ -134,22 +141,22 @@ class Limit(NamedTuple):
         rule = rule_of(self.quota, replicas)
         return self._replace(rule=rule, tokens=min(self.tokens, int(rule.largest)))
 
-    def take(self, call: int, lease: float) -> Step:
-        """Take what the call needs; what it holds lapses after `lease` seconds."""
-        return self._step(take, lua.TAKE, lease, call if self.holds else 0, *self._wanted(lease))
+    def take(self, group: int, lease: float) -> Step:
+        """Take what the call needs; what it holds is the group's, and lapses with that."""
+        return self._step(take, lua.TAKE, lease, group if self.holds else 0, *self._wanted(lease))
 
     def peek(self) -> Step:
         """Tell what there is to take."""
         return self._step(peek, lua.PEEK, 0, 0, *self._wanted(0))
 
-    def settle(self, call: int, used: float, lease: float, *, again: bool) -> Step:
+    def settle(self, group: int, used: float, lease: float) -> Step:
         """Give back what the call holds, but for what it used."""
-        numbers = self.rule.numbers
-        return self._step(settle, lua.SETTLE, lease, call, used, float(again), *numbers)
+        numbers = (group, self.tokens, used, *self.rule.numbers)
+        return self._step(settle, lua.SETTLE, lease, *numbers)
 
-    def renew(self, calls: Iterable[int], lease: float) -> Step:
-        """Let what these calls hold lapse no sooner than in `lease` seconds."""
-        return self._step(renew, lua.RENEW, lease, lease, *calls)
+    def renew(self, groups: Iterable[int], lease: float) -> Step:
+        """Let what these groups hold lapse no sooner than in `lease` seconds."""
+        return self._step(renew, lua.RENEW, lease, lease, *groups)
 
     def _wanted(self, lease: float) -> tuple[float, ...]:
         slots = -1 if self.rule.slots is None else self.rule.slots

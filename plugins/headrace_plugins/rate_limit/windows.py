@@ -8,7 +8,12 @@ from contextlib import contextmanager
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import Storage
-from limits.aio.strategies import STRATEGIES
+from limits.aio.strategies import (
+    FixedWindowRateLimiter,
+    MovingWindowRateLimiter,
+    RateLimiter,
+    SlidingWindowCounterRateLimiter,
+)
 from limits.errors import StorageError
 
 from headrace import Unavailable
@@ -16,22 +21,23 @@ from headrace_plugins.rate_limit.bucket import Bucket
 from headrace_plugins.rate_limit.found import Found, Left
 from headrace_plugins.rate_limit.policies import Limit
 
-_NAMES = {
-    "fixed_window": "fixed-window",
-    "moving_window": "moving-window",
-    "sliding_window": "sliding-window-counter",
-}
-_ROUNDED = 0.5
-"""Seconds by which the end of a fixed window may be told too early: Redis tells whole ones."""
+_LATER = {"fixed_window": 0.5, "moving_window": 0.001, "sliding_window": 0.001}
+"""Seconds after the moment that the library tells: Redis rounds it to whole ones for the first."""
 
 
 class Windows:
     """Counts calls in a storage of the library."""
 
     def __init__(self, storage: Storage) -> None:
-        self._strategies = {name: STRATEGIES[named](storage) for name, named in _NAMES.items()}
-        failures = storage.base_exceptions
-        self._failures = failures if isinstance(failures, tuple) else (failures,)
+        self._strategies: dict[str, RateLimiter] = {
+            "fixed_window": FixedWindowRateLimiter(storage),
+            "moving_window": MovingWindowRateLimiter(storage),
+            "sliding_window": SlidingWindowCounterRateLimiter(storage),
+        }
+        own = storage.base_exceptions
+        self._failures: tuple[type[Exception], ...] = (
+            (StorageError, *own) if isinstance(own, tuple) else (StorageError, own)
+        )
 
     async def look(self, limits: Sequence[Limit]) -> list[Found]:
         """What is left, and whether it is enough for one more call."""
@@ -50,7 +56,7 @@ class Windows:
             enough = await strategy.test(item, limit.key)
             stats = await strategy.get_window_stats(item, limit.key)
             reset = max(0.0, stats.reset_time - time.time())
-            wait = 0 if enough else reset + _ROUNDED * (limit.strategy == "fixed_window")
+            wait = 0 if enough else reset + _LATER[limit.strategy]
             left.append(Left(*bucket[:3], stats.remaining, 1, reset, wait=wait))
             fits = fits and enough
         return Found(limit, fits, tuple(left))
@@ -65,7 +71,7 @@ class Windows:
         """A storage that fails is a store that does not answer."""
         try:
             yield
-        except (StorageError, *self._failures) as error:
+        except self._failures as error:
             raise Unavailable(f"the store's windows fail with {type(error).__name__}") from error
 
 

@@ -49,7 +49,7 @@ def clear(file: Path, tenant: str | None, route: str | None, everything: bool) -
     try:
         count = asyncio.run(_cleared(plan, prefixes))
     except Unavailable as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(f"the store does not answer: {error}") from None
     click.echo(f"{count} answer{'' if count == 1 else 's'} cleared", err=True)
 
 

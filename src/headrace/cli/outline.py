@@ -188,6 +188,8 @@ def _request(told: Mapping[str, Any]) -> Iterator[str]:
     if "refused" in told:
         yield f"is not asked: {told['refused']}"
         return
+    if "not_cached" in told:
+        yield f"is not cached: {told['not_cached']}"
     chosen = re.sub(r":0(?=/|$)", ":(a free port)", told["url"])
     yield f"{told['method']} {chosen}"
     for name, value in told["headers"].items():

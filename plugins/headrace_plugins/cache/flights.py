@@ -1,0 +1,54 @@
+"""All questions that are being asked, each by the key of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from headrace_plugins.cache.flight import Flight
+from headrace_plugins.cache.question import Question
+
+Work = Callable[[Flight], Coroutine[Any, Any, None]]
+
+
+class Flights:
+    """Those whose beginning is still there, so that others may listen; and all that run."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Flight] = {}
+        self._running: dict[asyncio.Task[None], Flight] = {}
+
+    def get(self, key: str) -> Flight | None:
+        """The one that others may join."""
+        return self._open.get(key)
+
+    def begin(
+        self, asking: Question, work: Work, *, largest: int, shared: bool, alone: bool
+    ) -> Flight:
+        """A new one; where it is `shared`, it takes the place of another under the same key."""
+        key = asking.key
+
+        def left(flight: Flight) -> None:
+            if self._open.get(key) is flight:
+                del self._open[key]
+
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._running[task]
+            left(flight)
+
+        flight = Flight(asking.call, largest=largest, left=left, alone=alone)
+        if shared:
+            self._open[key] = flight
+        task = flight.begin(work(flight))
+        self._running[task] = flight
+        task.add_done_callback(ended)
+        return flight
+
+    async def aclose(self) -> None:
+        """End those that are under way; what has its end already is let finish."""
+        for task, flight in self._running.items():
+            if not flight.over:
+                task.cancel()
+        if self._running:
+            await asyncio.wait(tuple(self._running))

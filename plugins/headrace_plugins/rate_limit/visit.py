@@ -1,0 +1,95 @@
+"""One call that meets limits: what it has taken, and what was used of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headrace import Allowance, Attempt, Call, Limited, Next, Reply
+from headrace_plugins.rate_limit.budget import Budget
+from headrace_plugins.rate_limit.counter import Counter
+from headrace_plugins.rate_limit.estimates import Estimate, used
+from headrace_plugins.rate_limit.found import Found
+from headrace_plugins.rate_limit.hold import Hold
+from headrace_plugins.rate_limit.policies import Limit
+
+_FOREVER = 60.0
+
+
+@dataclass(kw_only=True)
+class Visit:
+    """A call on its way past its limits, from the taking to the giving back."""
+
+    call: Call
+    limits: Sequence[Limit]
+    estimate: Estimate
+    dry_run: bool
+    found: Sequence[Found] = ()
+    """What was left of each limit when it came."""
+    _budget: Budget = field(default_factory=Budget)
+    _attempts: list[Attempt] = field(default_factory=list)
+    _taken: list[tuple[Limit, Limited]] = field(default_factory=list)
+    _held: tuple[Counter, Hold] | None = None
+
+    async def take(
+        self, counter: Counter, limits: Sequence[Limit], *, local: bool = False
+    ) -> list[Found]:
+        """Take what it needs from all limits; those that refuse, if any. Raises `Unavailable`.
+
+        To tell a caller what is left to it, nothing is taken.
+        """
+        budget = Budget(_FOREVER) if local else self._budget  # nobody waits for a store then
+        if self.call.operation == "me" and self.call.caller:
+            self.found = await counter.peek(limits, budget)
+            return []
+        self.found, hold = await counter.take(limits, budget)
+        refusing = [each for each in self.found if not each.fits]
+        for each in refusing:
+            self.note(Limited(policy=each.limit.policy, outcome="refused", local=local))
+        if not refusing:
+            self._held = counter, hold
+            for limit in limits:
+                limited = Limited(policy=limit.policy, outcome="admitted", local=local)
+                limited.reserved = limit.tokens
+                self._taken.append((limit, limited))
+                self.note(limited)
+        return refusing
+
+    @property
+    def allowances(self) -> list[Allowance]:
+        """What is left of each limit now."""
+        taken = self._held is not None
+        return [each for found in self.found for each in found.allowances(taken=taken)]
+
+    @property
+    def watched(self) -> Call:
+        """The call to ask below, so that what its attempts use is known here."""
+        if not any(limit.tokens for limit in self.limits):
+            return self.call
+        return self.call.replace(each_attempt=(*self.call.each_attempt, self._watch))
+
+    def note(self, limited: Limited) -> None:
+        """Write down what a limit did."""
+        limited.dry_run = self.dry_run
+        self.call.record.limits.append(limited)
+
+    async def _watch(self, call: Call, call_next: Next) -> Reply:
+        if attempt := call.told(Attempt):
+            self._attempts.append(attempt)
+        return await call_next(call)
+
+    async def settle(self) -> None:
+        """Give back what it holds, but for the tokens that were used."""
+        if self._held is None:
+            return
+        for limit, limited in self._taken:
+            spent = self._spent(limit)
+            limited.settled = min(spent, limited.reserved)
+            limited.released = limited.reserved - limited.settled
+            limited.beyond = spent - limited.settled
+        counter, hold = self._held
+        await counter.holds.end(hold, [*map(self._spent, hold.limits)], self._budget)
+
+    def _spent(self, limit: Limit) -> int:
+        """The tokens that the attempts used, as far as a limit counts tokens."""
+        return used(self._attempts, self.estimate, limit.tokens) if limit.rule.largest else 0

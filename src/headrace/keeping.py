@@ -1,0 +1,32 @@
+"""Where answers are kept in the store: by the cache's name, their route, and whose they are.
+
+In this order, so that all answers of a cache, of one of its routes, and of one owner on a route can
+be cleared by the beginning of their keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headrace.caller import Caller
+
+
+def owner_of(caller: Caller | None) -> str:
+    """Whose answers those to a caller are: its tenant's, else its own; "" where nobody is known."""
+    if caller is None:
+        return ""
+    return f"tenant {caller.tenant}" if caller.tenant else f"caller {caller.name}"
+
+
+def kept_under(cache: str, route: str | None = None, owner: str | None = None) -> str:
+    """What the keys of a cache's answers begin with: of all, of a route, of an owner on a route."""
+    parts = [route] if owner is None else [route or "", owner]
+    hashes = [f"{_hash(part)}:" for part in parts if part is not None]
+    return "".join([f"cache:{cache}:", *hashes])
+
+
+def _hash(text: str) -> str:
+    """Names may hold anything, and be of any length."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]

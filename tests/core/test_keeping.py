@@ -1,0 +1,34 @@
+"""Where answers are kept: no two owners, routes or caches share a place."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from headrace import Caller, kept_under, owner_of
+
+
+def test_each_owner_has_a_name_of_its_own() -> None:
+    callers = [
+        None,
+        Caller(""),
+        Caller("red"),
+        Caller("ann", tenant="red"),
+        Caller("ann", tenant="caller red"),
+        Caller("tenant red"),
+    ]
+
+    assert len({owner_of(caller) for caller in callers}) == len(callers)
+    assert owner_of(Caller("ann", tenant="red")) == owner_of(Caller("bob", tenant="red"))
+
+
+def test_each_cache_route_and_owner_has_a_place_of_its_own_below_the_one_above_it() -> None:
+    names, routes, owners = ("a", "b"), ("m", "m:", "*", ""), ("", ":", "tenant red")
+
+    places = [kept_under(*each) for each in product(names, routes, owners)]
+
+    assert len(set(places)) == len(places)
+    for (name, route, owner), place in zip(product(names, routes, owners), places, strict=True):
+        assert place.startswith(kept_under(name, route))
+        assert place.startswith(kept_under(name))
+        above = [other for other in places if other.startswith(kept_under(name, route))]
+        assert len(above) == len(owners), (route, owner)

@@ -1,0 +1,134 @@
+"""`cache` in a gateway: where it may stand, what its responses say, and what outlives a reload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headrace import ConfigError, Memory, Record
+from headrace.config.build import build
+from headrace.config.document import parse
+from headrace.gateway import Gateway
+from headrace.testing import Client, Upstream, down, gateway, refuses, says
+from headrace_plugins.observers.access_log import line
+
+FRONT = """
+    upstreams: {a: mock, b: mock}
+    routes:
+      m: {chain: [cache, fallback], targets: [a, b]}
+      n: {chain: [cache, fallback], targets: [b, a]}
+    """
+BEHIND = """
+    upstreams: {a: {forwarder: mock, plugins: [cache]}}
+    routes: {"*": a}
+    """
+
+
+@pytest.fixture
+def upstream() -> Upstream:
+    return Upstream()
+
+
+async def told(client: Client, **members: Any) -> tuple[int, str | None, str | None]:
+    """Status, what the cache says, and who answered."""
+    response = await client.chat(**members)
+    await response.read()
+    headers = response.headers
+    return response.status, headers.get("x-headrace-cache"), headers.get("x-headrace-upstream")
+
+
+@pytest.mark.parametrize("written", [FRONT, BEHIND], ids=["before all", "of an upstream"])
+async def test_it_stands_in_a_route_or_among_an_upstreams_plugins(
+    upstream: Upstream, written: str
+) -> None:
+    gate = gateway(written, upstream=upstream)
+    async with gate.lifespan():
+        client = Client(gate)
+
+        assert await told(client) == (200, "miss", "a")
+        assert await told(client) == (200, "hit", "a")
+        assert await told(client, stream=True) == (200, "hit", "a")
+    assert len(upstream.asked) == 1
+
+
+def test_it_does_not_stand_where_no_route_is_known() -> None:
+    with pytest.raises(ConfigError, match="must know the route of a call"):
+        gateway("server: {chain: [cache]}\nupstreams: {a: mock}\nroutes: {'*': a}\n")
+
+
+async def test_each_route_has_answers_of_its_own(upstream: Upstream) -> None:
+    gate = gateway(FRONT, upstream=upstream)
+    async with gate.lifespan():
+        client = Client(gate)
+
+        assert await told(client, model="m") == (200, "miss", "a")
+        assert await told(client, model="n") == (200, "miss", "b")
+
+
+async def test_the_access_log_tells_what_was_saved(upstream: Upstream) -> None:
+    records: list[Record] = []
+    gate = gateway(FRONT, upstream=upstream)
+    gate.edge.observers = (records.append,)
+    async with gate.lifespan():
+        client = Client(gate)
+        for _ in range(2):
+            await told(client)
+
+    lines = [line(record) for record in records]
+    assert lines[0]["cache"] == {"status": "miss", "stored": True}
+    assert lines[1]["cache"]["status"] == "hit"
+    assert lines[1]["cache"]["saved"]["output"] == 2
+    assert lines[1]["tokens"] is None
+
+
+async def test_an_error_says_that_nothing_was_kept(upstream: Upstream) -> None:
+    upstream.script(refuses(400), says("hello"))
+    gate = gateway(FRONT, upstream=upstream)
+    async with gate.lifespan():
+        client = Client(gate)
+
+        assert await told(client) == (400, "miss", "a")
+        assert await told(client) == (200, "miss", "a")
+
+
+async def test_the_fallback_behind_it_is_asked_once_for_all(upstream: Upstream) -> None:
+    upstream.script(down(), says("hello"))
+    gate = gateway(FRONT, upstream=upstream)
+    async with gate.lifespan():
+        client = Client(gate)
+
+        assert await told(client) == (200, "miss", "b")
+        assert await told(client) == (200, "hit", "b")
+    assert upstream.asked == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (("", ""), True),
+        (("ttl: 1h", "ttl: 2h"), False),
+        (("says: hi", "says: ho"), False),
+        (("targets: a", "targets: a/n"), False),
+        (("models: {}", "models: {m: other}"), False),
+        (("labels: {}", "labels: {region: eu}"), True),
+        (("'/v1/x': a", "'/v1/y': a"), True),
+    ],
+    ids=str,
+)
+async def test_a_reload_keeps_the_answers_of_what_stays_as_it_was(
+    change: tuple[str, str], kept: bool
+) -> None:
+    written = """\
+upstreams: {a: {forwarder: {mock: {says: hi}}, models: {}, labels: {}}}
+routes: {m: {chain: [cache: {ttl: 1h}], targets: a}, '/v1/x': a}
+"""
+    store = Memory()
+    said = []
+    for text in (written, written.replace(*change)):
+        gate = Gateway(build(parse(text, "gateway.yaml", {}), keep=store), open=True)
+        async with gate.lifespan():
+            _, cache, _ = await told(Client(gate))
+            said.append(cache)
+
+    assert said == ["miss", "hit" if kept else "miss"]

@@ -1,0 +1,448 @@
+"""`cache`: who asks what another is being given the answer to hears it, too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from headrace import Call, CallError, Event, Reply, Size, UpstreamError
+from headrace.telling import telling
+from headrace.testing import Clock, Upstream, ask, chunk, down, refuses, says, settled, text
+from headrace_plugins.cache import Cache
+
+from .cache.asking import answer, asked, status, values
+
+STREAM: Any = {"stream": True}
+
+
+class Tap:
+    """An answer that goes on when it is told to."""
+
+    def __init__(self, *words: str, fails: Exception | None = None) -> None:
+        self._more = asyncio.Semaphore(0)
+        self._words = words
+        self._fails = fails
+        self.given = 0
+
+    def go(self, times: int = 1) -> None:
+        """Say so many words, the end counting as one."""
+        for _ in range(times):
+            self._more.release()
+
+    async def __call__(self, upstream: Upstream, call: Call) -> Reply:
+        """The act of a script: the first output has to be let go, too."""
+        if not call.dialect.streams(call):
+            await self._more.acquire()
+            if self._fails:
+                raise self._fails
+            reply: Reply = await says("".join(self._words))(upstream, call)
+            return reply
+        return Reply(self._events(), framing="sse")
+
+    async def _events(self) -> AsyncIterator[Event]:
+        for word in self._words:
+            await self._more.acquire()
+            self.given += 1
+            yield Event.saying(chunk(content=word), "sse")
+        await self._more.acquire()
+        if self._fails:
+            raise self._fails
+        yield Event.saying(chunk(finish="stop"), "sse")
+        yield Event(b"data: [DONE]\n\n", b"[DONE]")
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    before = len(asyncio.all_tasks())
+    upstream = Upstream()
+    yield upstream
+    await settled()
+    assert upstream.open == 0
+    assert len(asyncio.all_tasks()) == before, "something is still running"
+
+
+async def begun(cache: Cache, upstream: Upstream, given: Call) -> asyncio.Task[bytes]:
+    """Somebody who asks, up to where nothing more can be done."""
+    task = asyncio.create_task(answer(cache, upstream, given))
+    await settled()
+    return task
+
+
+def said(event: Event) -> Any:
+    """The text of an event."""
+    return event.json["choices"][0]["delta"].get("content")
+
+
+async def said_all(task: asyncio.Task[bytes]) -> str:
+    """All the text of a stream."""
+    told = [v for v in values(await task) if v != "DONE"]
+    return "".join(v["choices"][0]["delta"].get("content") or "" for v in told)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_thousand_who_ask_at_once_ask_the_upstream_once(
+    upstream: Upstream, stream: bool
+) -> None:
+    cache = Cache()
+    upstream.script(says(*(["word "] * 40 if stream else ["words"])))
+    calls = [asked(stream=stream) for _ in range(1000)]
+
+    answers = await asyncio.gather(*(answer(cache, upstream, given) for given in calls))
+
+    assert len(set(answers)) == 1
+    assert len(upstream.asked) == 1
+    assert [status(given) for given in calls].count("shared") == 999
+
+
+async def test_who_comes_late_hears_what_was_said_so_far_then_the_rest(upstream: Upstream) -> None:
+    cache, tap = Cache(), Tap("one ", "two ", "three")
+    upstream.script(tap)
+    leader = await begun(cache, upstream, asked(**STREAM))
+    tap.go(2)
+    late = await ask(cache, upstream=upstream, call=asked(**STREAM))
+
+    heard = [said(await anext(late.events)) for _ in range(2)]
+    rest = asyncio.create_task(text(late))
+    await settled()
+    tap.go(2)
+
+    assert heard == ["one ", "two "]
+    assert await rest == "three"
+    assert values(await leader)[-1] == "DONE"
+
+
+async def test_each_one_hears_it_in_the_form_that_it_asked_for(upstream: Upstream) -> None:
+    cache = Cache()
+    for first, second in ((True, False), (False, True)):
+        tap = Tap("one ", "two")
+        upstream.script(tap)
+        n = int(first)
+        one = await begun(cache, upstream, asked(stream=first, n=n))
+        other_call = asked(stream=second, n=n)
+        other = await begun(cache, upstream, other_call)
+        tap.go(3)
+
+        answers = {first: await one, second: await other}
+
+        assert values(answers[True])[-1] == "DONE"
+        assert b'"chat.completion"' in answers[False]
+        assert b"one two" in answers[False]
+        assert status(other_call) == "shared"
+    assert len(upstream.asked) == 2
+
+
+async def test_usage_is_told_to_those_alone_who_ask_for_it(upstream: Upstream) -> None:
+    cache = Cache()
+    wants = {**STREAM, "stream_options": {"include_usage": True}}
+    given = [asked(**STREAM), asked(**wants), asked(**STREAM)]
+
+    answers = await asyncio.gather(*(answer(cache, upstream, each) for each in given))
+
+    told = [[v for v in values(each) if v != "DONE" and v.get("usage")] for each in answers]
+    assert [len(each) for each in told] == [0, 1, 0]
+    assert given[1].record.cache
+    assert given[1].record.cache.saved
+    assert given[1].record.cache.saved.output == 2
+
+
+async def test_the_work_goes_on_when_the_one_leaves_who_asked_first(upstream: Upstream) -> None:
+    cache, tap = Cache(), Tap("one ", "two")
+    upstream.script(tap)
+    tap.go()
+    leader = await ask(cache, upstream=upstream, call=asked(**STREAM))
+    follower = await begun(cache, upstream, asked(**STREAM))
+
+    await leader.aclose(asyncio.CancelledError())
+    tap.go(2)
+
+    assert await said_all(follower) == "one two"
+    again = asked(**STREAM)
+    await answer(cache, upstream, again)
+    assert status(again) == "hit"
+
+
+async def test_the_work_ends_when_the_last_one_leaves(upstream: Upstream) -> None:
+    cache, tap = Cache(), Tap("one ", "two")
+    upstream.script(tap)
+    tap.go()
+    replies = [await ask(cache, upstream=upstream, call=asked(**STREAM)) for _ in range(3)]
+    for reply in replies:
+        assert upstream.open == 1
+        await reply.aclose(asyncio.CancelledError())
+
+    assert upstream.open == 0
+
+
+async def test_who_leaves_before_the_first_output_takes_nothing_from_the_others(
+    upstream: Upstream,
+) -> None:
+    cache, tap = Cache(), Tap("hello")
+    upstream.script(tap)
+    leader = await begun(cache, upstream, asked())
+    follower = await begun(cache, upstream, asked())
+
+    leader.cancel()
+    await settled()
+    tap.go()
+
+    assert b"hello" in await follower
+    assert leader.cancelled()
+    assert upstream.cancelled == 0
+
+
+async def test_all_who_leave_before_the_first_output_cancel_the_upstream(
+    upstream: Upstream,
+) -> None:
+    cache = Cache()
+    upstream.script(Tap("hello"))
+    waiting = [await begun(cache, upstream, asked()) for _ in range(3)]
+
+    for task in waiting:
+        task.cancel()
+    await settled()
+
+    assert upstream.cancelled == 1
+    assert all(task.cancelled() for task in waiting)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+async def test_a_failure_before_the_first_output_hands_over_to_the_next(
+    upstream: Upstream, stream: bool
+) -> None:
+    cache = Cache()
+    upstream.script(down(), says("hello"))
+    calls = [asked(stream=stream) for _ in range(5)]
+
+    answers = await asyncio.gather(
+        *(answer(cache, upstream, given) for given in calls), return_exceptions=True
+    )
+
+    assert isinstance(answers[0], UpstreamError)
+    assert all(isinstance(each, bytes) and b"hello" in each for each in answers[1:])
+    assert len(upstream.asked) == 2
+    assert [status(given) for given in calls] == ["miss", "miss", "shared", "shared", "shared"]
+
+
+async def test_an_upstream_that_is_down_is_asked_a_few_times_for_a_thousand(
+    upstream: Upstream,
+) -> None:
+    cache = Cache()
+    upstream.script(down())
+
+    answers = await asyncio.gather(
+        *(answer(cache, upstream, asked()) for _ in range(1000)), return_exceptions=True
+    )
+
+    assert {type(each) for each in answers} == {UpstreamError}
+    assert len(upstream.asked) == 3
+
+
+async def test_a_question_that_is_refused_is_refused_to_all(upstream: Upstream) -> None:
+    cache = Cache()
+    upstream.script(refuses(422))
+    calls = [asked() for _ in range(5)]
+
+    answers = await asyncio.gather(
+        *(answer(cache, upstream, given) for given in calls), return_exceptions=True
+    )
+
+    assert {each.status for each in answers if isinstance(each, CallError)} == {422}
+    assert len({id(each) for each in answers}) == 5, "one error is told to several"
+    assert len(upstream.asked) == 1
+
+
+async def test_a_failure_after_the_first_output_is_told_to_everyone(upstream: Upstream) -> None:
+    cache = Cache()
+    tap = Tap("one ", fails=UpstreamError("cut", code="upstream_truncated"))
+    upstream.script(tap)
+    calls = [asked(**STREAM), asked(**STREAM), asked()]
+    tasks = [await begun(cache, upstream, given) for given in calls]
+    tap.go(2)
+
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [getattr(each, "code", None) for each in answers] == ["upstream_truncated"] * 3
+    assert len(upstream.asked) == 1
+    again = asked(**STREAM)
+    upstream.script(says("hello"))
+    await answer(cache, upstream, again)
+    assert status(again) == "miss"
+
+
+async def test_tenants_share_no_answer_that_is_on_its_way(upstream: Upstream) -> None:
+    cache = Cache()
+    calls = [asked(tenant=tenant) for tenant in ("red", "blue", "red", "blue")]
+
+    await asyncio.gather(*(answer(cache, upstream, given) for given in calls))
+
+    assert len(upstream.asked) == 2
+    assert [status(given) for given in calls] == ["miss", "miss", "shared", "shared"]
+
+
+async def test_each_one_waits_no_longer_than_its_own_time(upstream: Upstream, clock: Clock) -> None:
+    cache, tap = Cache(), Tap("hello")
+    upstream.script(tap)
+    leader = await begun(cache, upstream, asked())
+    hasty = await begun(cache, upstream, asked(seconds=5))
+
+    clock.advance(6)
+    with pytest.raises(CallError) as late:
+        await hasty
+    tap.go()
+
+    assert late.value.code == "total_timeout"
+    assert b"hello" in await leader
+
+
+async def test_an_answer_may_be_asked_for_by_everyone_alone(upstream: Upstream) -> None:
+    cache = Cache(single_flight=False)
+
+    await asyncio.gather(*(answer(cache, upstream, asked()) for _ in range(3)))
+
+    assert len(upstream.asked) == 3
+
+
+async def test_who_shares_is_told_so(upstream: Upstream) -> None:
+    cache = Cache()
+    calls = [asked(), asked()]
+
+    await asyncio.gather(*(answer(cache, upstream, given) for given in calls))
+
+    told = telling(calls[1].record)
+    assert told["cache-status"] == "headrace; fwd=miss; collapsed"
+    assert told["x-headrace-cache"] == "shared"
+    assert told["x-headrace-attempts"] == "0"
+
+
+# Slow readers, and answers that are too large
+
+
+async def test_a_reader_that_is_slow_holds_nobody_up(upstream: Upstream) -> None:
+    cache = Cache()
+    upstream.script(says(*["word "] * 100))
+    slow, quick = [await ask(cache, upstream=upstream, call=asked(**STREAM)) for _ in range(2)]
+    await anext(slow.events)
+
+    assert len(await text(quick)) == 500
+    assert len(await text(slow)) == 500
+
+
+async def test_one_that_reads_alone_holds_the_upstream_back(upstream: Upstream) -> None:
+    cache = Cache(largest=Size(10_000))
+    tap = Tap(*["x" * 1000] * 100)
+    tap.go(101)
+    upstream.script(tap)
+
+    reply = await ask(cache, upstream=upstream, call=asked(**STREAM))
+    await settled()
+
+    assert tap.given < 20
+    assert len(await text(reply)) == 100_000
+    assert tap.given == 100
+
+
+async def test_one_that_falls_behind_a_large_answer_is_cut_off_and_the_others_are_not(
+    upstream: Upstream,
+) -> None:
+    cache = Cache(largest=Size(10_000))
+    tap = Tap(*["x" * 1000] * 100)
+    upstream.script(tap)
+    tap.go()
+    replies = [await ask(cache, upstream=upstream, call=asked(**STREAM)) for _ in range(3)]
+    slow, *quick = replies
+    await anext(slow.events)
+    reading = [asyncio.create_task(text(reply)) for reply in quick]
+    tap.go(100)
+
+    assert [len(await each) for each in reading] == [100_000] * 2
+    with pytest.raises(CallError) as cut:
+        await text(slow)
+    assert cut.value.code == "reader_too_slow"
+
+
+async def test_nobody_joins_an_answer_whose_beginning_is_gone(upstream: Upstream) -> None:
+    cache = Cache(largest=Size(2_000))
+    tap = Tap(*["x" * 1000] * 10)
+    upstream.script(tap, says("hello"))
+    leader = await begun(cache, upstream, asked(**STREAM))
+    tap.go(5)
+    await settled()
+    newcomer = asked(**STREAM)
+
+    assert await text(await ask(cache, upstream=upstream, call=newcomer)) == "hello"
+    assert status(newcomer) == "miss"
+    tap.go(6)
+    assert len(await said_all(leader)) == 10_000
+
+
+async def test_one_that_wants_the_whole_of_what_is_too_large_asks_by_itself(
+    upstream: Upstream,
+) -> None:
+    cache = Cache(largest=Size(2_000))
+    tap = Tap(*["x" * 1000] * 10)
+    upstream.script(tap, says("hello"))
+    leader = await begun(cache, upstream, asked(**STREAM))
+    whole = await begun(cache, upstream, asked())
+    tap.go(11)
+
+    assert b"hello" in await whole
+    assert len(await said_all(leader)) == 10_000
+
+
+async def test_when_only_those_are_left_who_want_the_whole_the_work_ends_as_it_outgrows_them(
+    upstream: Upstream,
+) -> None:
+    cache = Cache(largest=Size(2_000))
+    tap = Tap(*["x" * 1000] * 10)
+    upstream.script(tap, says("hello"))
+    tap.go()
+    leader = await ask(cache, upstream=upstream, call=asked(**STREAM))
+    whole = await begun(cache, upstream, asked())
+    await leader.aclose(asyncio.CancelledError())
+    tap.go(10)
+
+    assert b"hello" in await whole
+    assert tap.given < 5
+
+
+async def test_what_is_held_of_a_large_answer_is_bounded(upstream: Upstream) -> None:
+    cache = Cache(largest=Size(10_000))
+    upstream.script(says(*["x" * 1000] * 1000))
+    reply = await ask(cache, upstream=upstream, call=asked(**STREAM))
+    held = []
+
+    async for _ in reply.events:
+        (flight,) = cache._sharing._flights._running.values()
+        held.append(sum(len(event.raw) for event in flight.events))
+    await reply.aclose()
+
+    assert max(held) < 15_000
+
+
+# Closing
+
+
+async def test_closing_ends_what_is_under_way_and_tells_those_who_wait(upstream: Upstream) -> None:
+    upstream.script(Tap("hello"))
+    async with Cache() as cache:
+        waiting = [await begun(cache, upstream, asked()) for _ in range(2)]
+
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [getattr(each, "code", None) for each in answers] == ["shutting_down"] * 2
+    assert upstream.cancelled == 1
+
+
+async def test_a_fault_below_is_told_to_all_who_wait(upstream: Upstream) -> None:
+    async def faulty(call: Call, call_next: Any) -> Reply:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    cache = Cache()
+    asks = [ask(cache, faulty, upstream=upstream, call=asked()) for _ in range(3)]
+    failed = await asyncio.gather(*asks, return_exceptions=True)
+
+    assert {type(each) for each in failed} == {ZeroDivisionError}
