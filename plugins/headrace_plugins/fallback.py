@@ -18,7 +18,7 @@ class Fallback:
     elsewhere.
     """
 
-    on: list[Failure] | None = None
+    when: list[Failure] | None = None
     """Failures after which the next target is asked, and no others; else all that are not the
     client's: 408, 409, 429, 5xx, the gateway's key, and whatever is no answer."""
     patience: Duration | None = None
@@ -38,6 +38,6 @@ class Fallback:
                     asked.telling(Patience(self.patience)) if self.patience else asked
                 )
             except UpstreamError as error:
-                if not meant(self.on, error, else_=error.elsewhere):
+                if not meant(self.when, error, else_=error.elsewhere):
                     raise
         return await call_next(call.towards(last))

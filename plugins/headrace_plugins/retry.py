@@ -27,7 +27,7 @@ class Retry:
     """The longest wait before the second time; it doubles from there."""
     longest: Duration = field(default_factory=lambda: Duration(10))
     """No wait is longer than this."""
-    on: list[Failure] | None = None
+    when: list[Failure] | None = None
     """Failures after which the target is asked again, and no others; else those that may be over a
     moment later: 408, 409, 429, 5xx, and whatever is no answer."""
 
@@ -42,7 +42,7 @@ class Retry:
                 return await call_next(call)
             except UpstreamError as error:
                 wait = self._wait(made, error)
-                again = meant(self.on, error, else_=error.again)
+                again = meant(self.when, error, else_=error.again)
                 if not again or wait > min(self.longest, call.deadline.left()):
                     raise
             await asyncio.sleep(wait)

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from headrace.body import crowded
 from headrace.call import PASSTHROUGH, Call, Timeouts, WithUsage
 from headrace.errors import UpstreamError
+from headrace.framing import SSE
 from headrace.record import Usage
 from headrace.reply import Event, Reply
 
+_END = 1024
 _MOST_HELD = 256
 _CHARACTERS_PER_TOKEN = 4
 _LEAST_PATIENCE = 1.0
@@ -135,7 +137,7 @@ class Stream(Plain):
             return []
         if not self._finished:
             raise UpstreamError("the upstream's answer ended early", code="upstream_truncated")
-        return [Event(self.dialect.end, b"")] if self.dialect.end else []
+        return [Event.of(frame) for frame in SSE(_END).feed(self.dialect.end or b"")]
 
 
 def reading_of(call: Call) -> Reading:

@@ -139,7 +139,8 @@ def of_part(group: Group, name: str) -> dict[str, Any]:
     """What the schema says of the options of a part."""
     choices = schema()["$defs"][group]["anyOf"]
     told = next(c["properties"][name] for c in choices if name in c.get("properties", {}))
-    return told["anyOf"][0] if "anyOf" in told else told  # what may also be written without a name
+    found: dict[str, Any] = told["anyOf"][0] if "anyOf" in told else told
+    return found  # what may also be written without a name
 
 
 REGISTERED = [

@@ -170,7 +170,8 @@ class Careless(OpenAI):
     """Sends everything, follows everything, tells everything."""
 
     async def __call__(self, call: Call) -> Reply:
-        key = self.api_key.reveal() if self.api_key else ""
+        assert isinstance(self.api_key, Secret)
+        key = self.api_key.reveal()
         url = f"{self.base_url}/chat/completions?key={key}"
         lines = tuple(call.headers.items())
         while True:

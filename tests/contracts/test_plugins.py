@@ -24,7 +24,7 @@ plugins:
 - balance: {by: in_flight, sticky: caller}
 - balance: {by: latency, sticky: {header: x-session}, decay: 1s}
 - breaker
-- breaker: {failures: 1, rate: 1, least: 1, window: 1s, cooldown: 1ms, longest: 1ms, on: [5xx]}
+- breaker: {failures: 1, rate: 1, least: 1, window: 1s, cooldown: 1ms, longest: 1ms, when: [5xx]}
 - cache
 - cache: {single_flight: false, operations: [chat, completion, embedding, passthrough]}
 - cache: {when: deterministic, tenants: shared, replay: timed, stale_if_error: 1h}

@@ -31,7 +31,7 @@ PARTS = [
 SETTINGS = (
     settings.Server,
     settings.CallerOptions,
-    settings.Quota,
+    headrace.Quota,
     settings.UpstreamOptions,
     Health,
     settings.RouteOptions,

@@ -178,7 +178,7 @@ async def test_limits_and_what_clients_can_bring_about_do_not(
 
 async def test_what_counts_can_be_written(upstream: Upstream) -> None:
     upstream.script(refuses(500), refuses(500), refuses(429), refuses(429), says("hello"))
-    asked = around(breaker(failures=2, on=[Failure("429")]), upstream)
+    asked = around(breaker(failures=2, when=[Failure("429")]), upstream)
 
     assert await ended(asked, 5) == [*["upstream_500"] * 2, *["upstream_429"] * 2, NOT_ASKED]
 

@@ -190,7 +190,7 @@ async def test_which_failures_are_asked_elsewhere_can_be_written(
 
     with pytest.raises(UpstreamError):
         await ask(
-            Fallback(on=[Failure(each) for each in on]),
+            Fallback(when=[Failure(each) for each in on]),
             upstream=upstream,
             call=call(targets=["a", "b"]),
         )
@@ -202,7 +202,7 @@ async def test_a_code_names_a_failure_without_an_answer(clock: Clock) -> None:
     clock.jumps = True
     upstream = Upstream()
     upstream.script(silent(), says("hello"))
-    fallback = Fallback(on=[Failure("first_byte_timeout")])
+    fallback = Fallback(when=[Failure("first_byte_timeout")])
 
     reply = await ask(
         fallback, upstream=upstream, call=call(stream=True, targets=["a", "b"], seconds=900)

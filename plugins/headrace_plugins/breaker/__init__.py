@@ -54,7 +54,7 @@ class Breaker:
     """How many calls there must be in a `window` for `rate` to count."""
     window: Duration = field(default_factory=lambda: Duration(10))
     """How long a call counts for `rate`."""
-    on: list[Failure] | None = None
+    when: list[Failure] | None = None
     """What counts as a failure, and nothing else does; else 5xx, a refusal of the gateway's key,
     and whatever is no answer. A 429 is none: it is well, and says itself when to come back."""
     cooldown: Duration = field(default_factory=lambda: Duration(5))
@@ -143,7 +143,7 @@ class Breaker:
 
     def _failed(self, circuit: Circuit, changes: int, error: UpstreamError | TimedOut) -> None:
         """Count a failure, unless it is no news or not the upstream's; it may be one too many."""
-        if changes != circuit.changes or not is_fault(error, self.on):
+        if changes != circuit.changes or not is_fault(error, self.when):
             return
         circuit.note(self.window, failed=True)
         calls, failures = circuit.counted(self.window)

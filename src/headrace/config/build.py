@@ -108,7 +108,7 @@ class _Builder:
         check(
             self.parts,
             [route for route, _ in routes],
-            [upstream for upstream in upstreams if upstream],
+            self.sections["upstreams"],
             limited=("server",) in self.broken
             or any(says(plugin, "enforces_limits") for plugin in chain),
         )

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from headrace.attempts import Upstream
 from headrace.caller import Callers, Entry, Quota, text_of
 from headrace.config.chains import plugins_that
 from headrace.config.document import Path
@@ -39,13 +38,16 @@ def callers(parts: Parts, section: Mapping[str, Any]) -> Callers:
 def check(
     parts: Parts,
     routes: Iterable[Route],
-    upstreams: Iterable[Upstream],
+    upstreams: Mapping[str, Any],
     *,
     limited: bool,
 ) -> None:
-    """Note what callers are granted that is not there, or that nobody would keep."""
-    routes, upstreams = tuple(routes), tuple(upstreams)
-    known = Routes(routes, [upstream.name for upstream in upstreams])
+    """Note what callers are granted that is not there, or that nobody would keep.
+
+    `upstreams` are as they are written, so that one that is disabled counts.
+    """
+    routes = tuple(routes)
+    known = Routes(routes, upstreams)
     keys = [route.key for route in routes]
     for name, value in parts.document.value.get("callers", {}).items():
         value = value if isinstance(value, dict) else {}
@@ -57,14 +59,12 @@ def check(
                 parts.problem(("callers", name, "models", index), message)
         only = value.get("only")
         for label, wanted in (only if isinstance(only, dict) else {}).items():
-            have = {upstream.labels.get(label) for upstream in upstreams} - {None}
-            if wanted not in have:
-                such = (
-                    f"those there are: {words(sorted(map(str, have)))}" if have else "none has it"
-                )
+            have = {str(labels[label]) for labels in _labels(upstreams) if label in labels}
+            if str(wanted) not in have:
+                such = f"those there are: {words(sorted(have))}" if have else "none has this label"
                 message = (
                     f"caller {name!r} may only reach upstreams labelled {label}: {wanted}, "
-                    f"and no upstream that is enabled is; {such}"
+                    f"and no upstream is; {such}"
                 )
                 parts.problem(("callers", name, "only", label), message)
         if value.get("limits") and not limited:
@@ -73,6 +73,14 @@ def check(
                 "nobody would keep these limits; put a plugin that does into 'server: {chain: …}', "
                 f"{_keepers()}behind those that authenticate",
             )
+
+
+def _labels(upstreams: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What is written of each upstream, be it enabled or not."""
+    for value in upstreams.values():
+        labels = value.get("labels") if isinstance(value, dict) else None
+        if isinstance(labels, dict):
+            yield labels
 
 
 def _entry(parts: Parts, name: str, value: Any) -> Entry | None:
