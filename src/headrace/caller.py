@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,22 +58,37 @@ class Caller:
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What a verified token says."""
     models: tuple[tuple[str, ...], ...] = ()
-    """Patterns of the models it may use; of each tuple, one must fit."""
+    """Patterns of the models it may use, and of paths; of each tuple, one must fit."""
     limits: Quota = Quota()
     only: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Labels that an upstream must have to answer it."""
     listed: bool = False
     """Whether `name` is an entry of `callers`."""
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What nobody else is: an entry of `callers`, or an id that no entry is about."""
+        return ("entry", self.name) if self.listed else ("id", self.id or self.name)
+
     def may(self, model: str) -> bool:
-        """Whether it may use the model, or the path, of that name."""
-        return all(
-            any(glob(pattern).fullmatch(model) for pattern in patterns) for patterns in self.models
-        )
+        """Whether it may use the model of that name."""
+        return all(_models(patterns).fullmatch(model) for patterns in self.models)
+
+    def may_pass(self, path: str) -> bool:
+        """Whether it may use a path that is passed through, written as its route is."""
+        return all(_paths(patterns).fullmatch(path) for patterns in self.models)
 
     def reaches(self, labels: Mapping[str, str]) -> bool:
         """Whether an upstream with these labels may answer it."""
         return all(labels.get(name) == value for name, value in self.only.items())
+
+
+def _models(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return glob(*(pattern for pattern in patterns if not pattern.startswith("/")))
+
+
+def _paths(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return glob(*(pattern for pattern in patterns if pattern.startswith("/")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +120,8 @@ class Callers:
 
     entries: tuple[Entry, ...] = ()
     default: Entry | None = None
+    closed: bool = False
+    """Whether there is such a section, be it empty: then it lets in nobody who is not in it."""
 
     @staticmethod
     def of_server() -> Callers:
@@ -129,7 +147,7 @@ class Callers:
 
         Where nobody found out who asks, each `address` is somebody.
         """
-        if not self.written:
+        if not (self.closed or self.written):
             return caller
         entry = next((e for e in self.entries if caller and e.fits(caller)), self.default)
         if entry is None:
@@ -192,9 +210,9 @@ def _said(caller: Caller, name: str) -> Iterable[str]:
     match name:
         case "id":
             return (caller.id or caller.name,)
-        case "tenant" if caller.tenant is not None:
-            return (caller.tenant,)
-        case "groups" if caller.groups:
+        case "tenant":
+            return () if caller.tenant is None else (caller.tenant,)
+        case "groups":
             return caller.groups
         case "key":
             return (caller.key,) if caller.key else ()

@@ -29,7 +29,7 @@ from headrace.errors import CallError, HeadraceError
 from headrace.options import Duration, Sha256
 from headrace.record import Record
 from headrace.registry import Group, name_of
-from headrace.routing import Route, Routes, reached, spellings
+from headrace.routing import Route, Routes, reached
 from headrace.store.memory import Memory
 from headrace.transport import Request, Response, Transport
 
@@ -111,7 +111,8 @@ async def request_of(
         call = _call(method, path, model, body)
         if call.operation == PASSTHROUGH or routes.exact_path(path):
             call = call.replace(operation=PASSTHROUGH)
-            route = routes.for_path(path)
+            found = routes.for_path(path)
+            route, may = (found[0], asks.may_pass(found[1])) if found else (None, False)
         elif call.operation in _ANSWERED:
             return {
                 **told,
@@ -119,12 +120,12 @@ async def request_of(
             }
         else:
             told["asked"] = OPENAI.asked(call)
-            route = routes.for_model(told["asked"])
+            route, may = routes.for_model(told["asked"]), asks.may(told["asked"])
     except CallError as error:
         return {**told, "refused": f"the client gets a {error.status}: {error.message}"}
     if route is None:
         return {**told, "refused": "no route fits; the client gets a 404"}
-    if not any(map(asks.may, [told["asked"]] if told["asked"] else spellings(path))):
+    if not may:
         return {**told, "refused": f"{asks.name} may not use this; the client gets a 404"}
     if not route.targets:
         told["refused"] = "the client gets a 503"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -38,7 +39,7 @@ def check_head(scope: Scope, headers: Headers, path: str, bounds: Bounds) -> Non
             f"the headers are beyond {bounds.headers} bytes or {bounds.header_lines} lines",
             "headers_too_large",
         )
-    segments = {unquote(segment).partition(";")[0] for segment in path.split("/")}
+    segments = {segment.partition(";")[0] for segment in re.split("[/\\\\]", unquote(path))}
     if not path.isprintable() or "\\" in path or {".", ".."} & segments:
         raise BadRequest("the path holds what no path of an API holds", code="invalid_path")
     if len(headers.getlist("host")) > 1:

@@ -17,7 +17,7 @@ def owner_of(caller: Caller | None) -> str:
     """Whose answers those to a caller are: its tenant's, else its own; "" where nobody is known."""
     if caller is None:
         return ""
-    return f"tenant {caller.tenant}" if caller.tenant else f"caller {caller.name}"
+    return f"tenant {caller.tenant}" if caller.tenant else " ".join(caller.identity)
 
 
 def kept_under(cache: str, route: str | None = None, owner: str | None = None) -> str:

@@ -5,6 +5,7 @@ Of a key only the SHA-256 is in it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pathlib
@@ -40,7 +41,10 @@ class KeyFile:
 
     def read(self) -> dict[Sha256, Key]:
         """Its keys. Raises OSError, or `ConfigError` with every problem it has."""
-        with self.path.open("rb") as file:
+        # A pipe would have us wait for whoever writes into it.
+        with open(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file", str(self.path))
             return self._parsed(file.read(MAX_FILE + 1))
 
     @contextmanager

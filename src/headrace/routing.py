@@ -47,6 +47,8 @@ _METHODS = ("GET", "POST")
 _ASKED_EVERY = 60.0
 _ASKED_FOR = 2.0
 _MOST_LISTED = 2000
+_COMPARED = 50
+_LONG = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +103,14 @@ class Routes:
             return Route(key=route.key, targets=(Target(upstream, rest),))
         return self._any
 
-    def for_path(self, path: str) -> Route | None:
-        """The route for a path, exact or by pattern; clients may leave out the `/v1` of its key."""
-        for written in spellings(path):
+    def for_path(self, path: str) -> tuple[Route, str] | None:
+        """The route for a path, exact or by pattern, and the path as that route writes it.
+
+        Clients may leave out the `/v1` of its key.
+        """
+        for written in (path, f"/v1{path}"):
             if route := self.exact_path(written) or _match(self._paths, written):
-                return route
+                return route, written
         return None
 
     def exact_path(self, path: str) -> Route | None:
@@ -134,14 +139,14 @@ class Router:
     async def __call__(self, call: Call) -> Reply:
         """Answer a call through its route. Raises `NotFound` where there is none."""
         if route := self.routes.exact_path(call.path):
-            return await self._pass_through(call, route)
+            return await self._pass_through(call, route, call.path)
         if call.operation == "models":
             return await self._models(call)
         if call.operation == "me":
             return await self._me(call)
         if call.operation == PASSTHROUGH:
-            if route := self.routes.for_path(call.path):
-                return await self._pass_through(call, route)
+            if found := self.routes.for_path(call.path):
+                return await self._pass_through(call, *found)
             raise self._no_path(call)
         asked = call.dialect.asked(call)
         call.record.asked = asked
@@ -157,8 +162,8 @@ class Router:
         """Every model that `caller` can ask for by name, and the upstream that answers it first."""
         return await self._catalogue.listed(caller)
 
-    async def _pass_through(self, call: Call, route: Route) -> Reply:
-        if call.caller and not any(map(call.caller.may, spellings(call.path))):
+    async def _pass_through(self, call: Call, route: Route, written: str) -> Reply:
+        if call.caller and not call.caller.may_pass(written):
             call.record.said = f"caller {call.caller.name!r} may not use {route.key!r}"
             raise self._no_path(call)
         return await self._along(call.replace(operation=PASSTHROUGH), route)
@@ -218,7 +223,9 @@ class Router:
     async def _no_model(self, asked: str, caller: Caller | None) -> NotFound:
         listed = list(await self.listed(caller))
         folded = {name.casefold(): name for name in listed}
-        near = difflib.get_close_matches(asked.casefold(), folded, n=5, cutoff=0.4) or folded
+        near = (
+            difflib.get_close_matches(asked.casefold()[:_LONG], _some(folded, asked), n=5) or folded
+        )
         known = ", ".join(folded[name] for name in list(near)[:5])
         hint = f"did you mean one of: {known}?" if known else "none is configured."
         return NotFound(
@@ -304,16 +311,17 @@ class Catalogue:
         return self._known.get(upstream.name, [])
 
 
-def spellings(path: str) -> tuple[str, str]:
-    """A path as it came, and with the `/v1` that clients may leave out."""
-    return path, f"/v1{path}"
-
-
 def reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:
     """The targets of a route that may answer `caller`, by their upstreams' labels."""
     if caller is None or not caller.only:
         return route.targets
     return fitting(route.targets, lambda target: caller.reaches(upstreams[target.upstream].labels))
+
+
+def _some(names: Iterable[str], asked: str) -> list[str]:
+    """Names that may be like another one: it takes long to compare it with all there are."""
+    alike = [name for name in names if name[:2] == asked.casefold()[:2]]
+    return [name for name in dict.fromkeys([*alike, *names]) if len(name) <= _LONG][:_COMPARED]
 
 
 _STARTED = int(time.time())

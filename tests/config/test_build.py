@@ -200,9 +200,10 @@ def test_a_plugin_that_authenticates_must_stand_where_every_call_passes() -> Non
     key = "api_key: {keys: {}}"
 
     assert planned(f"server: {{chain: [{key}]}}").authenticates
-    assert not planned(
-        f"routes: {{a: {{chain: [{key}], targets: a}}}}\nupstreams: {{a: mock}}"
-    ).authenticates
+    for place in (f"chain: [{key}], targets: a", "targets: a"):
+        plugins = "" if key in place else f", plugins: [{key}]"
+        with pytest.raises(ConfigError, match="here it is too late"):
+            planned(f"routes: {{a: {{{place}}}}}\nupstreams: {{a: {{forwarder: mock{plugins}}}}}")
 
 
 def test_an_upstreams_secrets_are_known() -> None:

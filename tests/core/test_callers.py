@@ -296,3 +296,61 @@ def test_limits_that_nobody_would_keep_are_a_problem() -> None:
             upstreams: {up: mock}
             routes: {a: up}
         """)
+
+
+# What somebody could get by a trick
+
+
+@pytest.mark.parametrize("claims", [{"tenant": "acme"}, {"groups": ["admins"]}])
+def test_a_claim_never_stands_in_for_a_tenant_or_group_that_is_not_there(
+    claims: dict[str, Any],
+) -> None:
+    eve = Caller("eve", claims=claims)
+
+    assert not Entry(name="e", match={"tenant": ("acme",)}).fits(eve)
+    assert not Entry(name="e", match={"groups": ("admins",)}).fits(eve)
+
+
+def test_paths_are_granted_by_patterns_of_paths_and_models_by_those_of_models() -> None:
+    ann = Caller("ann", models=(("*", "/v1/files*"),))
+
+    assert ann.may("/v1/batches")  # a model may be called so
+    assert ann.may_pass("/v1/files/x")
+    assert not ann.may_pass("/v1/batches")
+    assert not Caller("bob", models=(("/v1/files*",),)).may("/v1/files")
+    assert not Caller("bob", models=(("*-mini",),)).may_pass("/v1/files/x-mini")
+
+
+async def test_a_grant_of_v1_opens_no_route_beside_it(upstream: Upstream) -> None:
+    written = """
+        callers: {default: {models: ["/v1/*"]}}
+        upstreams: {a: mock}
+        routes: {"/v1/files*": a, "/admin*": a, "/files": a}
+    """
+    for path in ("/admin/users", "/files"):
+        assert (await asked(written, upstream, path))[0] == 404
+    assert not upstream.asked
+
+
+def test_an_id_that_is_like_an_entrys_name_is_somebody_else() -> None:
+    callers = Callers(
+        entries=(Entry(name="payments", match={"groups": ("pay",)}),),
+        default=Entry(name="default", match={}),
+    )
+    listed, forged = callers.of(Caller("x", groups=("pay",))), callers.of(Caller("payments"))
+
+    assert listed
+    assert forged
+    assert listed.name == forged.name
+    assert listed.identity != forged.identity
+
+
+@pytest.mark.parametrize("written", ["callers:", "callers: {}", "callers: []"])
+def test_a_list_of_callers_with_nobody_in_it_is_a_problem(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"callers is empty|callers must be a mapping"):
+        built(f"{written}\nupstreams: {{up: mock}}\nroutes: {{a: up}}\n")
+
+
+def test_models_with_nothing_behind_them_are_a_problem() -> None:
+    with pytest.raises(ConfigError, match="models must say which"):
+        built("callers: {default: {models: }}\nupstreams: {up: mock}\nroutes: {a: up}\n")

@@ -26,7 +26,7 @@ from headrace import (
     leaves,
 )
 from headrace.attempts import Upstream
-from headrace.routing import Route, Router, Routes
+from headrace.routing import Route, Router, Routes, _some
 from headrace.testing import Clock, call, raw
 
 KEYS = ["*", "gpt-*", "gpt-4*", "gpt-4o", "*-mini", "local/x", "a/*", "/v1/files*", "/v1/files/x"]
@@ -102,7 +102,7 @@ def test_only_the_star_is_special_in_a_key(key: str) -> None:
 def test_a_path_takes_the_most_exact_route(path: str, key: str | None) -> None:
     found = Routes(map(route, KEYS), ["a"]).for_path(path)
 
-    assert (found and found.key) == key
+    assert (found and found[0].key) == key
 
 
 class Gateway:
@@ -378,3 +378,11 @@ def test_a_key_of_many_stars_is_matched_in_one_go() -> None:
 
     assert routes.for_path("/" * 8000) is None  # trying every place again would take hours
     assert routes.for_path("/1/2/3/4/5/x") is not None
+
+
+def test_a_wrong_name_is_compared_with_a_few_of_thousands() -> None:
+    names = [f"model-{number}" for number in range(5_000)] + ["gpt-4o", "x" * 300]
+
+    assert len(_some(names, "gpt-5")) == 50
+    assert _some(names, "GPT-5")[0] == "gpt-4o"
+    assert "x" * 300 not in _some(names, "x")

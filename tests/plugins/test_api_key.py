@@ -207,7 +207,7 @@ async def test_a_key_that_expires_is_good_until_then(monkeypatch: pytest.MonkeyP
 # Where keys are listed
 
 
-def plugin_of(written: str, callers: str = "{}") -> ApiKey:
+def plugin_of(written: str, callers: str = "{default: {}}") -> ApiKey:
     """The plugin as a gateway has it."""
     made = gateway(f"server: {{chain: [api_key: {written}]}}\ncallers: {callers}")
     (plugin,) = made.plan.chain

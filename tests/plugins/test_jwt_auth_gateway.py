@@ -40,7 +40,7 @@ def guarded(login: Login, upstream: Loopback, chain: str = "", callers: str = ""
         server:
           chain:
             - {chain or f"jwt_auth: {{issuer: {login.issuer}, audience: headrace}}"}
-        callers: {callers or "{}"}
+        callers: {callers or "{default: {}}"}
         upstreams:
           a: {{forwarder: {{openai: {{base_url: "{upstream.url}/v1", api_key: sk-own}}}}}}
         routes: {{fast: a, smart: a}}

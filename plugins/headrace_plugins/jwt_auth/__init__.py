@@ -128,6 +128,8 @@ class JwtAuth:
         keys = self._source.keys
         key = keys.verifying(token)
         if key is None and not keys.knows(token.key_id):
+            if not self._expected.is_ours(token.claims()):
+                raise Refused("by its own word it is another issuer's, or for somebody else")
             keys = await self._source.renewed()
             key = keys.verifying(token)
         if key is None:

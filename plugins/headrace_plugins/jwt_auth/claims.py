@@ -52,6 +52,14 @@ class Claims:
             claims=said,
         )
 
+    def is_ours(self, said: Mapping[str, Any]) -> bool:
+        """Whether a token says that it is for here; enough to ask for keys, and for no more."""
+        try:
+            self._check_origin({"iss": None, "aud": None, **said})
+        except Refused:
+            return False
+        return True
+
     def _check_origin(self, said: Mapping[str, Any]) -> None:
         issuer, audience = said["iss"], said["aud"]
         if not isinstance(issuer, str) or issuer not in self.issuers:

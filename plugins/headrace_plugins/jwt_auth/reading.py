@@ -93,7 +93,7 @@ def of_document(document: Any, algorithms: Sequence[Algorithm]) -> KeySet:
     for jwk in listed[:_MOST_KEYS]:
         try:
             keys.append(_of_jwk(jwk, algorithms))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reasons[str(error)] = None
     if not keys:
         why = f" ({'; '.join(reasons)})" if reasons else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,8 +87,8 @@ class File:
         status = path.stat()
         seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         if seen != self._seen:
-            if status.st_size > LARGEST:
-                raise ValueError(f"it is larger than {LARGEST} bytes")
+            if status.st_size > LARGEST or not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"it is no file of at most {LARGEST} bytes")
             self._read = orjson.loads(path.read_bytes())
             self._seen = seen
         return self._read

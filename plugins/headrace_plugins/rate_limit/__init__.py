@@ -26,7 +26,7 @@ from headrace import (
     Unavailable,
     until_closed,
 )
-from headrace_plugins.rate_limit.aspects import Granted, digest, granted_to, said_of
+from headrace_plugins.rate_limit.aspects import Granted, digest, said_of
 from headrace_plugins.rate_limit.counter import Counter
 from headrace_plugins.rate_limit.estimates import Estimate, estimate
 from headrace_plugins.rate_limit.policies import BUCKET, CALLER, NAME, Limit, Policy, rule_of
@@ -113,7 +113,7 @@ class RateLimit:
             for policy in self.policies
         ]
         if call.caller and call.caller.limits and not call.told(Granted):
-            met.append((CALLER, call.caller.limits, [granted_to(call.caller)]))
+            met.append((CALLER, call.caller.limits, [call.caller.identity]))
         rules = [rule_of(quota) for _, quota, _ in met]
         counts_tokens = any(rule.largest for rule in rules)
         wanted = estimate(call, self.answer) if counts_tokens else Estimate()

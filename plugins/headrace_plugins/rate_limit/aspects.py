@@ -7,7 +7,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 
-from headrace import PASSTHROUGH, BadRequest, Call, Caller, Routes, Target
+from headrace import PASSTHROUGH, BadRequest, Call, Routes, Target
 from headrace_plugins.rate_limit.policies import Aspect
 
 _NOBODY = "-"
@@ -20,11 +20,6 @@ class Granted:
 def digest(said: Iterable[tuple[str, str]]) -> str:
     """A key of one length for all that was said, in whatever order, and for nothing else."""
     return blake2b(repr(sorted(said)).encode(), digest_size=16).hexdigest()
-
-
-def granted_to(caller: Caller) -> tuple[str, str]:
-    """Who shares the limits that `callers` grants: all of an entry, or each of the default's."""
-    return ("entry", caller.name) if caller.listed else ("id", caller.id or caller.name)
 
 
 def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
@@ -44,7 +39,7 @@ def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
         case _ if aspect == "address" or caller is None:
             return "address", _network(call.record.client)
         case "caller":
-            return aspect, caller.name
+            return caller.identity
         case "tenant" if caller.tenant is not None:
             return aspect, caller.tenant
         case "key" if caller.key:
@@ -59,7 +54,8 @@ def _route(call: Call, routes: Routes) -> str:
         return call.record.route
     route = routes.exact_path(call.path)
     if route is None and call.operation == PASSTHROUGH:
-        route = routes.for_path(call.path)
+        found = routes.for_path(call.path)
+        route = found and found[0]
     elif route is None and call.method == "POST":
         with suppress(BadRequest):  # the router says what is wrong
             route = routes.for_model(call.dialect.asked(call))

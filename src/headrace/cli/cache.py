@@ -66,7 +66,8 @@ def _prefixes(plan: Plan, name: str, tenant: str | None, route: str | None) -> I
         yield kept_under(name, route)
         return
     for each in [route] if route else _routes(plan):
-        for caller in (Caller("", tenant=tenant), Caller(tenant)):
+        whose = (Caller("", tenant=tenant), Caller(tenant), Caller(tenant, listed=True))
+        for caller in whose:
             yield kept_under(name, each, owner_of(caller))
 
 

@@ -22,6 +22,9 @@ def store_of(parts: Parts, value: Any) -> Store:
     """The store of `server: {store: …}`: by its URL, or by its name with options."""
     path: Path = ("server", "store")
     if not isinstance(value, str) or "://" not in value:
+        if isinstance(value, str) and not re.fullmatch(r"\w+", value):
+            parts.problem(path, "store: this is neither a store's name nor a URL")
+            return Store.of_server()
         made = None if value is None else parts.make("stores", path, value)
         return made or Store.of_server()
     scheme, _, rest = value.partition("://")

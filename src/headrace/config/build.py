@@ -274,12 +274,17 @@ _FRONT = {
     "put it among the plugins of an upstream",
     "of_upstream": "is about a single upstream; put it among the plugins of one",
 }
+_LATE = {
+    "authenticates": "finds out who asks, but here it is too late: callers have been granted "
+    "their rights by then; put it into 'server: {chain: …}'"
+}
 _UPSTREAM = {
+    **_LATE,
     "divides": "tries several targets, but a call to an upstream has one; "
     "put it into the chain of a route",
     "orders": "orders targets, but a call to an upstream has one; put it into the chain of a route",
 }
-_ROUTE = {name: _FRONT[name] for name in ("inside_attempt", "of_upstream")}
+_ROUTE = {**_LATE, **{name: _FRONT[name] for name in ("inside_attempt", "of_upstream")}}
 """What plugins say of themselves that makes no sense in a place, and why."""
 
 

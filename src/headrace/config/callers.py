@@ -23,6 +23,7 @@ _DEFAULT = "default"
 
 def callers(parts: Parts, section: Mapping[str, Any]) -> Callers:
     """Everybody who is listed, in the order of the page."""
+    closed = _is_written(parts)
     made = {name: _entry(parts, name, value or {}) for name, value in section.items()}
     default = made.pop(_DEFAULT, None)
     written = {name: section[name] or {} for name in made}
@@ -32,7 +33,7 @@ def callers(parts: Parts, section: Mapping[str, Any]) -> Callers:
         if entry
     }
     _check_different(parts, entries)
-    return Callers(entries=tuple(entries.values()), default=default)
+    return Callers(entries=tuple(entries.values()), default=default, closed=closed)
 
 
 def check(
@@ -49,30 +50,47 @@ def check(
     routes = tuple(routes)
     known = Routes(routes, upstreams)
     keys = [route.key for route in routes]
-    for name, value in parts.document.value.get("callers", {}).items():
+    section = parts.document.value.get("callers")
+    for name, value in (section if isinstance(section, dict) else {}).items():
         value = value if isinstance(value, dict) else {}
         models = value.get("models")
         for index, model in enumerate(models if isinstance(models, list) else ()):
             if isinstance(model, str) and not _leads_somewhere(known, model):
                 hint = did_you_mean(model, keys) or _there_are(keys)
-                message = f"caller {name!r} may use {model!r}, but no route answers that{hint}"
-                parts.problem(("callers", name, "models", index), message)
+                where: Path = ("callers", name, "models", index)
+                shown = parts.quoted(where, model)
+                parts.problem(
+                    where, f"caller {name!r} may use {shown}, but no route answers that{hint}"
+                )
         only = value.get("only")
         for label, wanted in (only if isinstance(only, dict) else {}).items():
             have = {str(labels[label]) for labels in _labels(upstreams) if label in labels}
             if str(wanted) not in have:
                 such = f"those there are: {words(sorted(have))}" if have else "none has this label"
-                message = (
-                    f"caller {name!r} may only reach upstreams labelled {label}: {wanted}, "
-                    f"and no upstream is; {such}"
+                where = ("callers", name, "only", label)
+                parts.problem(
+                    where,
+                    f"caller {name!r} may only reach upstreams labelled {label}: "
+                    f"{parts.quoted(where, str(wanted))}, and no upstream is; {such}",
                 )
-                parts.problem(("callers", name, "only", label), message)
         if value.get("limits") and not limited:
             parts.problem(
                 ("callers", name, "limits"),
                 "nobody would keep these limits; put a plugin that does into 'server: {chain: …}', "
                 f"{_keepers()}behind those that authenticate",
             )
+
+
+def _is_written(parts: Parts) -> bool:
+    """Whether there is such a section at all; one that is empty would let in nobody."""
+    written = "callers" in parts.document.value
+    if written and not parts.document.value["callers"]:
+        parts.problem(
+            ("callers",),
+            "callers is empty, so that nobody would be let in; write who may ask, such as "
+            "'default: {}' for whoever is known, or leave the section out",
+        )
+    return written
 
 
 def _labels(upstreams: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -92,6 +110,8 @@ def _entry(parts: Parts, name: str, value: Any) -> Entry | None:
         message = "'default' is for whom no other entry fits, so there is nothing to match"
         parts.problem((*path, "match"), message)
     match = dict(_matches(parts, path, written.match)) or {"id": (name,)}
+    if "models" in value and written.models is None:
+        parts.problem((*path, "models"), "models must say which; '[\"*\"]' are all")
     models = None if written.models is None else tuple(written.models)
     return Entry(name=name, match=match, models=models, limits=written.limits, only=written.only)
 
@@ -129,7 +149,8 @@ def _filled(entry: Entry, written: Mapping[str, Any], default: Entry) -> Entry:
 def _check_different(parts: Parts, entries: Mapping[str, Entry]) -> None:
     seen: dict[tuple[tuple[str, tuple[str, ...]], ...], str] = {}
     for name, entry in entries.items():
-        first = seen.setdefault(tuple(sorted(entry.match.items())), name)
+        same = tuple(sorted((key, tuple(sorted(values))) for key, values in entry.match.items()))
+        first = seen.setdefault(same, name)
         if first != name:
             where = parts.document.key_place(("callers", first))
             message = f"caller {name!r} matches just what {first!r} does, at {where}"

@@ -205,4 +205,4 @@ class Asking:
         if isinstance(error, TimeoutError):
             return f"nothing came within {self._timeout}"
         why = reason(error)
-        return why.replace(self._password, "***") if self._password else why
+        return (why.replace(self._password, "***") if self._password else why)[:200]

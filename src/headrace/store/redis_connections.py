@@ -263,4 +263,4 @@ def _unreached(error: OSError) -> str:
 
 def _words(error: Exception) -> str:
     """What the server said, as a line of a log may have it."""
-    return "".join(char if char.isprintable() else " " for char in str(error))[:200]
+    return "".join(char if char.isprintable() else " " for char in str(error))[:2000]

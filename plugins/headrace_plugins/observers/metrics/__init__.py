@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headrace_plugins.observers.metrics.meters import Meters
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-_FORWARDED = re.compile("forwarded|x-forwarded-.*|x-real-ip|via")
+_FORWARDED = re.compile("forwarded|x-forwarded.*|x-real-ip|.*client-ip|.*connecting-ip|via")
 """Headers that say that somebody asks for somebody else."""
 
 
@@ -107,8 +107,15 @@ def _from_here(asked: HTTPConnection) -> bool:
     """Whether a process of this machine asks, for itself."""
     if asked.client is None or any(_FORWARDED.fullmatch(name) for name in asked.headers):
         return False
+    # The name, too: a page in a browser can bend its own to this machine.
+    return _is_local(asked.client.host) and _is_local(asked.url.hostname or "localhost")
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
     try:
-        address = ip_address(asked.client.host)
+        address = ip_address(host.strip("[]"))
     except ValueError:
         return False
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
