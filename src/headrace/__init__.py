@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         WithUsage,
         leaves,
     )
-    from headrace.caller import Allowance, Allowances, Caller, Callers, Quota
+    from headrace.caller import Allowance, Allowances, Caller, Callers, Quota, network
     from headrace.chain import Next, Plugin, Plugins, compose
     from headrace.credentials import bearer
     from headrace.dialect import OPENAI, Dialect, Translation
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from headrace.record import Attempt, Cached, Limited, Observer, Raced, Record, Usage
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
-    from headrace.rests import Place, Rest, Rests, place_of
+    from headrace.rests import Place, Rests, place_of, resting
     from headrace.routing import Routes
     from headrace.store import Full, Step, Store, Unavailable
     from headrace.store.memory import Memory
@@ -81,7 +81,7 @@ _HOMES = {
         *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience"),
         *("Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
     ],
-    "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota"],
+    "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota", "network"],
     "chain": ["Next", "Plugin", "Plugins", "compose"],
     "credentials": ["bearer"],
     "dialect": ["OPENAI", "Dialect", "Translation"],
@@ -108,7 +108,7 @@ _HOMES = {
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
     "routing": ["Routes"],
-    "rests": ["Place", "Rest", "Rests", "place_of"],
+    "rests": ["Place", "Rests", "place_of", "resting"],
     "store": ["Full", "Step", "Store", "Unavailable"],
     "store.memory": ["Memory"],
     "transport": ["Request", "Response", "Transport"],
@@ -172,7 +172,6 @@ __all__ = [
     "Request",
     "Resolved",
     "Response",
-    "Rest",
     "Rests",
     "Routes",
     "Secret",
@@ -205,9 +204,11 @@ __all__ = [
     "kept_under",
     "leaves",
     "meant",
+    "network",
     "owner_of",
     "place_of",
     "read_all",
+    "resting",
     "sha256",
     "shielded",
     "sse",

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from headrace.budget import Budget
-from headrace.call import PASSTHROUGH, Call, Limits, Patience, Target, Timeouts, leaves
+from headrace.call import PASSTHROUGH, Call, Limits, Patience, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
 from headrace.health import Health
 from headrace.reading import Reading, first_of, reading_of
-from headrace.record import Attempt, Record
+from headrace.record import Attempt
 from headrace.reply import Event, Reply
-from headrace.rests import Rest, Rests, place_of
+from headrace.rests import Rests, place_of, resting
 
 _LONGEST_REST = 60.0
 """Seconds for which a target is asked after others at most because it asked to wait."""
@@ -93,7 +93,7 @@ class Attempts:
             raise TimedOut("the time for this call is over")
         target = next(leaves(call.targets))
         if (rest := self._rests.of(target, call)) and rest.closed:
-            raise _resting(target, rest, record)
+            raise resting(target, call, rest.left)
         further = any(attempt.outcome == "failed" for attempt in record.attempts)
         if further and not upstream.budget.allows():
             raise _over_budget(record.attempts)
@@ -206,18 +206,6 @@ def _may_repeat(call: Call, error: UpstreamError) -> bool:
     """Whether asking again does nothing twice: by itself, by the client's key, or as yet unsent."""
     unsent = error.code in _NEVER_SENT or isinstance(error, Unsupported)
     return unsent or call.idempotent or "idempotency-key" in call.headers
-
-
-def _resting(target: Target, rest: Rest, record: Record) -> UpstreamError:
-    record.resting[target] = rest.until
-    return UpstreamError(
-        "this upstream is not asked for the moment, because it has failed",
-        code="upstream_resting",
-        status=503,
-        again=False,
-        retry_after=rest.left,
-        decided=True,
-    )
 
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.errors import Forbidden
@@ -83,6 +84,18 @@ class Caller:
         return all(labels.get(name) == value for name, value in self.only.items())
 
 
+def network(address: str | None) -> str | None:
+    """Who an address is: itself, or of IPv6 its network, for one has all addresses there."""
+    if not address or ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+
+
 def _models(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return glob(*(pattern for pattern in patterns if not pattern.startswith("/")))
 
@@ -158,7 +171,7 @@ class Callers:
                 else "this gateway has a list of callers, and nobody has said who you are",
                 code="caller_not_listed",
             )
-        return self._granted(entry, caller or Caller("anybody", id=address))
+        return self._granted(entry, caller or Caller("anybody", id=network(address)))
 
     def named(self, name: str) -> Caller | None:
         """Somebody whom the entry of that name is about; None where there is none."""

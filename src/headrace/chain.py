@@ -24,7 +24,8 @@ class Plugin(Protocol):
     says of limits; `counts`, where it counts in the store under its option `name`, which no other
     plugin may have. One that works in each worker alone says `per_worker`. `needs_route` makes no
     sense before a route is known. `owns_replies` closes by itself what it asked for, because it
-    shares a reply among calls. `shorthand` names the option that a bare value stands for.
+    shares a reply among calls. `caches` has answers that
+    `headrace cache clear` clears. `shorthand` names the option that a bare value stands for.
     """
 
     def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from headrace.chain import Next
 
 Delay = Callable[[Call], float]
+
+logger = logging.getLogger("headrace")
 
 
 async def first_good(
@@ -122,6 +125,9 @@ class _Race:
             ask.task.cancel()
         if self._running:
             await shielded(asyncio.wait([ask.task for ask in self._running]))
+        for ask in self._running:
+            if not ask.task.cancelled() and (bug := ask.task.exception()):
+                logger.error("asking %s failed", ask.call.targets, exc_info=bug)
 
     def note(self, by: str, won: _Ask, reply: Reply) -> None:
         """Write down who won, of how many, and by how much."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from headrace.call import Call, Target, Targets, leaves
+from headrace.errors import UpstreamError
 from headrace.given import given
 
 _MOST = 10_000
@@ -107,3 +108,16 @@ def place_of(target: Target, call: Call) -> Place:
     route = call.record.route
     free = target.model is None or route == f"{target.upstream}/*"
     return target.upstream, route if free else target.model
+
+
+def resting(target: Target, call: Call, seconds: float) -> UpstreamError:
+    """The refusal of a call that a target is not asked for; `seconds` are left."""
+    call.record.resting[target] = asyncio.get_running_loop().time() + seconds
+    return UpstreamError(
+        "this upstream is not asked for the moment, because it has failed",
+        code="upstream_resting",
+        status=503,
+        again=False,
+        retry_after=seconds,
+        decided=True,
+    )

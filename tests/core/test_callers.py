@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Scope
 
 from headrace import Call, Caller, Callers, ConfigError, Forbidden, Gateway, Reply, Sha256, sha256
-from headrace.caller import Entry
+from headrace.caller import Entry, network
 from headrace.testing import Client, Upstream, gateway, says
 
 WRITTEN = """
@@ -354,3 +354,28 @@ def test_a_list_of_callers_with_nobody_in_it_is_a_problem(written: str) -> None:
 def test_models_with_nothing_behind_them_are_a_problem() -> None:
     with pytest.raises(ConfigError, match="models must say which"):
         built("callers: {default: {models: }}\nupstreams: {up: mock}\nroutes: {a: up}\n")
+
+
+def test_limits_are_kept_only_behind_what_finds_out_who_asks() -> None:
+    key = "api_key: {keys: {" + sha256("sk") + ": ann}}"
+    written = "callers: {default: {limits: {requests: 60/minute}}}\nupstreams: {a: mock}\n"
+
+    with pytest.raises(ConfigError, match="nobody would keep these limits"):
+        built(f"server: {{chain: [rate_limit, {key}]}}\n{written}")
+    built(f"server: {{chain: [{key}, rate_limit]}}\n{written}")
+
+
+@pytest.mark.parametrize(
+    ("address", "known"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("no:address", "no:address"),
+        (None, None),
+    ],
+)
+def test_who_has_one_address_of_a_network_has_all(address: str | None, known: str | None) -> None:
+    assert network(address) == known

@@ -165,7 +165,7 @@ def test_a_route_with_several_targets_needs_it() -> None:
     upstreams = "upstreams: {a: mock, b: mock}\n"
     gateway(upstreams + "routes: {fast: {chain: [fallback], targets: [a, b]}}")
 
-    with pytest.raises(ConfigError, match="add one of .*'fallback'.* to it"):
+    with pytest.raises(ConfigError, match=r"add one of .*'fallback'.* to it"):
         gateway(upstreams + "routes: {fast: {targets: [a, b]}}")
 
 

@@ -25,9 +25,10 @@ from headrace import (
     UpstreamError,
     leaves,
     place_of,
+    resting,
 )
 from headrace_plugins.breaker.circuit import Circuit
-from headrace_plugins.breaker.faults import is_fault, is_impatience, named, resting
+from headrace_plugins.breaker.faults import is_fault, is_impatience, named
 from headrace_plugins.breaker.others import Others, Word
 
 logger = logging.getLogger("headrace.breaker")

@@ -1,22 +1,21 @@
-"""Which failures are the upstream's own, what they are called in a log, and that of a breaker."""
+"""Which failures are the upstream's own, and what they are called in a log."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 
-from headrace import Call, Failure, Target, TimedOut, UpstreamError, meant
+from headrace import Call, Failure, TimedOut, UpstreamError, meant
 
 
-def is_fault(error: UpstreamError | TimedOut, on: Sequence[Failure] | None) -> bool:
+def is_fault(error: UpstreamError | TimedOut, meaning: Sequence[Failure] | None) -> bool:
     """Whether `error` says that the upstream is not well.
 
     What a client can bring about does not: a fault of its own, a model that is not there, a loop.
     """
     if not isinstance(error, UpstreamError):  # it was silent until the call's time was over
         error = UpstreamError(error.message, code="total_timeout", status=error.status)
-    return meant(on, error, else_=error.status >= 500 and error.said != 508)
+    return meant(meaning, error, else_=error.status >= 500 and error.said != 508)
 
 
 def is_impatience(error: UpstreamError | TimedOut, call: Call, waited: float) -> bool:
@@ -33,16 +32,3 @@ def named(error: UpstreamError | TimedOut) -> str:
     """A failure in a word or two, none of them an upstream's."""
     said = error.said if isinstance(error, UpstreamError) else None
     return f"HTTP {said}" if said else error.code or "no answer"
-
-
-def resting(target: Target, call: Call, seconds: float) -> UpstreamError:
-    """The refusal of a call that the upstream is not asked for."""
-    call.record.resting[target] = asyncio.get_running_loop().time() + seconds
-    return UpstreamError(
-        "this upstream is not asked for the moment, because it has failed",
-        code="upstream_resting",
-        status=503,
-        again=False,
-        retry_after=seconds,
-        decided=True,
-    )

@@ -62,7 +62,7 @@ class Token:
         return cls(algorithm, key_id, signed, _decoded(signature, "signature"), payload)
 
     def claims(self) -> dict[str, Any]:
-        """What it says. To be asked once the signature holds: a stranger's JSON is not read."""
+        """What it says, read strictly; to be believed once the signature holds, and not before."""
         return _object(self.payload, "payload")
 
 

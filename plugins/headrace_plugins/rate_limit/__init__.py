@@ -82,6 +82,8 @@ class RateLimit:
         self._local = Counter(Memory(), self.name, self.lease)
 
     async def __aenter__(self) -> Self:
+        self._counter.holds.open()
+        self._local.holds.open()
         strategies = {policy.strategy for policy in self.policies} - {BUCKET}
         try:
             _ = strategies and self._counter.windows

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
-from ipaddress import IPv6Address, ip_address
 
-from headrace import PASSTHROUGH, BadRequest, Call, Routes, Target
+from headrace import PASSTHROUGH, BadRequest, Call, Routes, Target, network
 from headrace_plugins.rate_limit.policies import Aspect
 
 _NOBODY = "-"
@@ -37,7 +36,7 @@ def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
             target = call.targets[0] if call.targets else None
             return aspect, target.upstream if isinstance(target, Target) else _NOBODY
         case _ if aspect == "address" or caller is None:
-            return "address", _network(call.record.client)
+            return "address", network(call.record.client) or _NOBODY
         case "caller":
             return caller.identity
         case "tenant" if caller.tenant is not None:
@@ -72,16 +71,3 @@ def _model(call: Call, routes: Routes) -> str:
         case (Target(upstream, str(model)),) if call.record.route != f"{upstream}/*":
             return model
     return _route(call, routes)
-
-
-def _network(address: str | None) -> str:
-    """An address; of IPv6 the network, for whoever has one address there has all of them."""
-    if not address or ":" not in address:
-        return address or _NOBODY
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    assert isinstance(parsed, IPv6Address)
-    mapped = parsed.ipv4_mapped
-    return str(mapped) if mapped else f"{int(parsed) >> 64:x}::/64"

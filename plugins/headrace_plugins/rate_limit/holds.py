@@ -46,6 +46,7 @@ class Holds:
         self._owed: deque[_Owed] = deque(maxlen=_MOST_OWED)
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def new(self, limits: Sequence[Limit]) -> Hold:
         """What a call will hold of limits that have something to give back.
@@ -81,8 +82,13 @@ class Holds:
         """Give back what may have been taken or not, without waiting for it."""
         self._owe(hold, [0] * len(hold.limits))
 
+    def open(self) -> None:
+        """Renew and pay from now on."""
+        self._closed = False
+
     async def aclose(self) -> None:
         """Stop renewing; what is owed is tried once more."""
+        self._closed = True
         if self._task:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -96,6 +102,8 @@ class Holds:
             self._news.set()
 
     def _begin(self) -> None:
+        if self._closed:
+            return
         if self._task is None or self._task.done():
             self._news = asyncio.Event()
             # In a context of its own: it is no part of the call that happens to come first.

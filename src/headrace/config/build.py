@@ -22,7 +22,7 @@ from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.fingerprint import fingerprint
 from headrace.config.parts import Parts, words
-from headrace.config.plan import Plan, says
+from headrace.config.plan import Plan, behind_who_asks, says
 from headrace.config.problems import Problem, did_you_mean
 from headrace.config.settings import (
     SECTIONS,
@@ -110,7 +110,7 @@ class _Builder:
             [route for route, _ in routes],
             self.sections["upstreams"],
             limited=("server",) in self.broken
-            or any(says(plugin, "enforces_limits") for plugin in chain),
+            or any(says(plugin, "enforces_limits") for plugin in behind_who_asks(chain)),
         )
         return Plan(
             name=self.server.name or f"headrace-{secrets.token_hex(6)}",

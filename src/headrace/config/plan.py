@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,9 +64,14 @@ class Plan:
     @property
     def admitting(self) -> tuple[Plugin, ...]:
         """The chain, with what grants callers their rights behind those that find out who asks."""
-        asking = [n for n, plugin in enumerate(self.chain, 1) if says(plugin, "authenticates")]
-        known = max(asking, default=0)
-        return (*self.chain[:known], self.callers.admit, *self.chain[known:])
+        known = behind_who_asks(self.chain)
+        return (*self.chain[: len(self.chain) - len(known)], self.callers.admit, *known)
+
+
+def behind_who_asks(chain: Sequence[Plugin]) -> tuple[Plugin, ...]:
+    """The plugins of the front chain that know who asks: those behind all that find that out."""
+    asking = [number for number, plugin in enumerate(chain, 1) if says(plugin, "authenticates")]
+    return tuple(chain[max(asking, default=0) :])
 
 
 def says(plugin: Plugin | None, attribute: str) -> bool:
