@@ -338,6 +338,16 @@ async def test_nothing_runs_when_it_is_closed_and_what_is_owed_is_paid(upstream:
     assert await slots(plugin) == 2
 
 
+async def test_a_call_that_ends_after_it_was_closed_starts_nothing(upstream: Upstream) -> None:
+    before = asyncio.all_tasks()
+    plugin = limiting(Faulty("well", *["refuses"] * 9))
+    async with plugin:
+        reply = await ask(plugin, upstream=upstream, call=call())
+    await reply.aclose()
+
+    assert asyncio.all_tasks() == before
+
+
 async def test_many_calls_are_renewed_a_few_hundred_at_a_time(upstream: Upstream) -> None:
     store = Faulty()
     plugin = limiting(store, by={"by": [], "concurrent": 1000})
