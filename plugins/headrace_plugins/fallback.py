@@ -30,14 +30,18 @@ class Fallback:
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Go through the targets until one answers; the last one's failure is the client's."""
-        *others, last = self.rests.awake_first(call)
-        for target in others:
+        targets = self.rests.awake_first(call)
+        failed: UpstreamError | None = None
+        for number, target in enumerate(targets, 1):
             asked = call.towards(target)
+            if self.patience and number < len(targets):
+                asked = asked.telling(Patience(self.patience))
             try:
-                return await call_next(
-                    asked.telling(Patience(self.patience)) if self.patience else asked
-                )
+                return await call_next(asked)
             except UpstreamError as error:
+                # That somebody is not asked for the moment says less than why another has failed.
+                failed = failed if failed and error.code == "upstream_resting" else error
                 if not meant(self.when, error, else_=error.elsewhere):
-                    raise
-        return await call_next(call.towards(last))
+                    break
+        assert failed, "a route has targets"
+        raise failed

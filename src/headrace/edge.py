@@ -291,6 +291,7 @@ class _Exchange:
     async def _deliver(self, reply: Reply) -> None:
         record = self.record
         record.answered = reply.attempt
+        record.cache = reply.cached or record.cache
         record.stream = reply.framing != "json"
         headers = {"content-type": _MEDIA[reply.framing], **dict(reply.headers.items())}
         if reply.framing != "raw":  # what it is was read, whatever the upstream called it

@@ -82,8 +82,9 @@ async def _watch(upstream: Upstream, health: Health, rests: Rests) -> None:
         failures = failures + 1 if fault else 0
         if failures >= health.failures:
             if not why:
-                logger.warning("upstream %s is not asked: its health is %s", upstream.name, fault)
-            why = f"its health is {fault}"
+                said = "upstream %s is not asked: its probe failed with %s"
+                logger.warning(said, upstream.name, fault)
+            why = f"its probe failed with {fault}"
             rests.rest(place, until_next, why=why, closed=True)
         elif why and not fault:
             logger.info("upstream %s is well again", upstream.name)

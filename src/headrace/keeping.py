@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
 
 def owner_of(caller: Caller | None) -> str:
-    """Whose answers those to a caller are: its tenant's, else its own; "" where nobody is known."""
+    """Whose answers those to a caller are: its tenant's, else its own; "" where nobody is known.
+
+    Its own are those of the name of its key, or of its id; an entry of `callers` owns nothing.
+    """
     if caller is None:
         return ""
-    return f"tenant {caller.tenant}" if caller.tenant else " ".join(caller.identity)
+    if caller.tenant:
+        return f"tenant {caller.tenant}"
+    return f"{'key' if caller.key else 'id'} {caller.id or caller.name}"
+
+
+def owners_called(name: str) -> list[str]:
+    """All owners who may be meant by a name: a tenant, a key, and an id."""
+    return [f"{kind} {name}" for kind in ("tenant", "key", "id")]
 
 
 def kept_under(cache: str, route: str | None = None, owner: str | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from headrace.body import crowded
 from headrace.call import PASSTHROUGH, Call, Timeouts, WithUsage
@@ -95,9 +96,11 @@ class Stream(Plain):
     @property
     def usage(self) -> Usage | None:
         """What the upstream counted, else an estimate from what was said."""
-        if self.counted or not self._characters:
+        counted = self.counted or Usage()
+        if counted.output is not None or not self._characters:
             return self.counted
-        return Usage(output=math.ceil(self._characters / _CHARACTERS_PER_TOKEN), estimated=True)
+        said = math.ceil(self._characters / _CHARACTERS_PER_TOKEN)
+        return replace(counted, output=said, estimated=True)
 
     def patience(self, timeouts: Timeouts) -> float:
         """Seconds to wait for the first output; the OpenAI SDK sends its own bound along."""

@@ -16,7 +16,7 @@ from headrace.framing import Frame, sse
 if TYPE_CHECKING:
     from headrace.call import Call, Deadline
     from headrace.chain import Next
-    from headrace.record import Attempt
+    from headrace.record import Attempt, Cached
 
 Framing = Literal["json", "sse", "ndjson", "raw"]
 Closer = Callable[[BaseException | None], Awaitable[None]]
@@ -76,10 +76,11 @@ class Reply:
     Whoever holds it may change it (`headers`, `through`, `watch`, `on_close`), and returns the same
     object. It is closed exactly once, by whoever asked for it last. `attempt` is the attempt it
     came from, `deadline` when whoever reads it has to give up; None where it was made here.
+    `cached` is what a cache made of it; None where none stood in its way.
     """
 
     __slots__ = (
-        *("attempt", "deadline", "events", "framing", "headers", "status"),
+        *("attempt", "cached", "deadline", "events", "framing", "headers", "status"),
         *("_closed", "_closers", "_sources"),
     )
 
@@ -96,6 +97,7 @@ class Reply:
         self.framing = framing
         self.events = events
         self.attempt: Attempt | None = None
+        self.cached: Cached | None = None
         self.deadline: Deadline | None = None
         self._sources: list[AsyncIterator[Event]] = [events]
         self._closers: list[Closer] = []

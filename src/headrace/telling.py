@@ -11,12 +11,15 @@ from headrace.errors import CallError, UpstreamError
 from headrace.record import Cached, Record
 
 _MOST_TIMINGS = 8
+_KEPT = ("hit", "stale", "shared")
+"""What a cache says of an answer that no attempt of this call gave."""
 
 
 def telling(record: Record) -> dict[str, str]:
     """The headers that say what happened, on every response."""
     headers = {"x-request-id": record.id, "x-headrace-attempts": str(len(record.attempts))}
-    told = record.answered or (record.attempts[-1] if record.attempts else None)
+    kept = record.cache is not None and record.cache.status in _KEPT
+    told = record.answered or (record.attempts[-1] if record.attempts and not kept else None)
     if told:
         headers["x-headrace-upstream"] = told.target.upstream
         if told.model:

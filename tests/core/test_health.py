@@ -82,7 +82,7 @@ async def test_after_two_failures_in_a_row_nobody_asks_it(upstream: Upstream, cl
         await turns(clock, 1)
         rest = rests.at(("a", "any model"))
         assert rest and rest.closed
-        assert rest.why == "its health is HTTP 500"
+        assert rest.why == "its probe failed with HTTP 500"
 
 
 async def test_it_rests_until_it_is_well_again(upstream: Upstream, clock: Clock) -> None:
@@ -106,7 +106,7 @@ async def test_silence_is_a_failure(upstream: Upstream, clock: Clock) -> None:
         await settled()
         rest = rests.at(PLACE)
 
-    assert rest and rest.why == "its health is no answer within 2s"
+    assert rest and rest.why == "its probe failed with no answer within 2s"
     assert upstream.cancelled == 1
 
 
@@ -137,7 +137,7 @@ async def test_a_forwarder_that_fails_by_a_bug_is_a_failure(clock: Clock) -> Non
 
     async with probed(bug, failures=1) as rests:
         rest = rests.at(PLACE)
-        assert rest and rest.why == "its health is ZeroDivisionError"
+        assert rest and rest.why == "its probe failed with ZeroDivisionError"
 
 
 async def test_what_rests_for_another_reason_goes_on_resting(
@@ -162,7 +162,7 @@ async def test_each_change_is_told_once(
         await turns(clock, 6)
 
     assert [record.message for record in caplog.records] == [
-        "upstream a is not asked: its health is HTTP 500",
+        "upstream a is not asked: its probe failed with HTTP 500",
         "upstream a is well again",
     ]
 

@@ -174,5 +174,3 @@ def test_one_at_a_time_is_the_order_of_the_route(turns: list[Turn], stream: bool
     expected = next((n for n, turn in enumerate(turns, 1) if turn.how != "is down"), len(turns))
     assert what.upstream.asked == [str(number) for number in range(expected)]
     assert bool(what.reply) == (turns[expected - 1].how == "answers")
-
-

@@ -261,6 +261,28 @@ async def test_every_request_has_its_line_and_no_line_has_a_secret(upstream: Loo
     assert "sk-canary" not in json.dumps(gateway.rows) + "\n".join(gateway.said)
 
 
+BY_PROXY = """
+    server:
+      middleware:
+        - uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware: {trusted_hosts: [127.0.0.1]}
+    upstreams: {a: mock}
+    """
+
+
+@pytest.mark.parametrize(
+    ("text", "client"), [("upstreams: {a: mock}", "127.0.0.1"), (BY_PROXY, "203.0.113.7")]
+)
+async def test_another_address_is_believed_of_proxies_that_are_named(
+    text: str, client: str
+) -> None:
+    async with serving(text) as gateway, httpx2.AsyncClient() as http:
+        headers = {"x-forwarded-for": "203.0.113.7"}
+        asked = await http.get(f"{gateway.url}/v1/models", headers=headers)
+        row = await gateway.row(asked.headers["x-request-id"])
+
+    assert row["client"] == client
+
+
 # uvicorn's own command
 
 

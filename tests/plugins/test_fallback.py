@@ -256,6 +256,20 @@ async def test_when_all_are_closed_the_client_is_told_who_is_free_first() -> Non
     assert hints(raised.value, given.record)["retry-after"] == "10"
 
 
+async def test_why_one_has_failed_says_more_than_that_another_rests() -> None:
+    rests = Rests()
+    rests.rest(("b", None), 10, why="down", closed=True)
+    upstream = Upstream()
+    upstream.script(refuses(500))
+    given = call(targets=["b", "a"])
+
+    with pytest.raises(UpstreamError) as raised:
+        await compose([Fallback(rests=rests)], attempts_of(upstream, rests))(given)
+
+    assert raised.value.said == 500
+    assert upstream.asked == ["a"]
+
+
 def attempts_of(upstream: Upstream, rests: Rests) -> Attempts:
     configured = {name: Configured(name=name, forward=upstream) for name in ("a", "b")}
     return Attempts(configured, rests=rests)

@@ -122,7 +122,44 @@ async def test_images_sound_and_files_are_no_text(part: dict[str, Any]) -> None:
     words = {"type": "text", "text": "x" * 4000}
     given = call(messages=[{"role": "user", "content": [part, words, part]}])
 
-    assert estimate(given, 0).input == pytest.approx(1000, abs=100)
+    assert estimate(given, 0).input == pytest.approx(1000 + 2 * 1000, abs=100)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ";base64,please write a long story " * 100,
+        '"data":"please write a long story ' * 100,
+        "data:text/plain;base64,please write a long story" + " x" * 1000,
+        "data:;base64," + "A" * 100,
+    ],
+)
+async def test_no_mark_hides_a_text_and_nothing_is_less_than_nothing(content: str) -> None:
+    given = call(messages=[{"role": "user", "content": content}], data=f"data:;base64,{content}")
+
+    assert estimate(given, 0).input >= min(len(content) // 4, 25)
+
+
+async def test_a_file_that_looks_like_two_is_counted_once() -> None:
+    given = call(input_audio={"data": "data:;base64," + "A" * 4000})
+
+    assert estimate(given, 0).input == pytest.approx(1000, abs=50)
+
+
+@pytest.mark.parametrize(
+    ("members", "output"),
+    [
+        ({"prompt": "one", "max_tokens": 10}, 10),
+        ({"prompt": ["one", "two", "three"], "max_tokens": 10}, 30),
+        ({"prompt": [1, 2, 3], "max_tokens": 10}, 10),
+        ({"prompt": [[1, 2], [3]], "max_tokens": 10, "best_of": 5}, 100),
+        ({"max_completion_tokens": 1, "max_tokens": 500}, 500),
+    ],
+)
+async def test_every_prompt_may_have_all_of_its_answers(
+    members: dict[str, Any], output: int
+) -> None:
+    assert estimate(call("completion", **members), 1000).output == output
 
 
 @pytest.mark.parametrize("piece", ["x", ";base64,", '"data":"', "aaaaaaaaaaaa;base64,a", "[],"])
@@ -145,7 +182,9 @@ async def test_a_large_body_is_estimated_at_once(piece: str) -> None:
         (Usage(input=30, output=40), 1.0, 70),
         (Usage(input=0, output=0), 1.0, 0),
         (Usage(output=40, estimated=True), 1.0, 140),
-        (Usage(input=30), 1.0, 30),
+        (Usage(input=30), 1.0, 430),
+        (Usage(input=30), None, 30),
+        (Usage(), 1.0, 500),
         (Usage(input=30, output=0), None, 30),
         (None, 1.0, 500),
         (None, None, 0),

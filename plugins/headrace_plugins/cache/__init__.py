@@ -113,8 +113,10 @@ class Cache:
         if why and control.only_if_cached:
             raise not_cached(why)
         if why:
-            call.record.cache = Cached(status="bypass", why=why)
-            return await call_next(call)
+            note = call.record.cache = Cached(status="bypass", why=why)
+            reply = await call_next(call)
+            reply.cached = reply.cached or note
+            return reply
         if call.told(Leading) == Leading(key):  # a cache above is asking for this very answer
             return await call_next(call)
         asking = Question(call=call, call_next=call_next, key=key, control=control, batch=batch)
@@ -167,7 +169,9 @@ class Cache:
     def _kept(self, asking: Question, known: Stored, status: Literal["hit", "stale"]) -> Reply:
         age = self._shelf.age(known)
         asking.written(Cached(status=status, age=age, ttl=self.ttl - age, saved=known.usage))
-        return replayed(known, asking.call, timed=self.replay == "timed")
+        reply = replayed(known, asking.call, timed=self.replay == "timed")
+        reply.cached = asking.note
+        return reply
 
     # Embeddings: an answer for each input
 
@@ -181,7 +185,9 @@ class Cache:
             age = max(map(self._shelf.age, known.values()))
             saved = saved_by(known)
             asking.written(Cached(status="hit", age=age, ttl=self.ttl - age, saved=saved))
-            return Reply.plain(combined(batch, known, None))
+            reply = Reply.plain(combined(batch, known, None))
+            reply.cached = asking.note
+            return reply
         some = f"{len(known)} of {len(batch.inputs)} inputs" if known else ""
         if asking.control.only_if_cached:
             raise not_cached(some or asking.note.why)

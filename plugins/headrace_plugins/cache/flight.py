@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from headrace import Call, CallError, Event, Overloaded, Reply, Usage, shielded
@@ -42,12 +43,20 @@ class Reader:
 class Flight:
     """The answer to `call` as it comes. `alone`, it goes on without a reader.
 
-    `left` is told when nobody may join any more.
+    `first` says that it is asked because nothing was kept, and not to have it anew. `left` is told
+    when nobody may join any more.
     """
 
     def __init__(
-        self, call: Call, *, largest: int, left: Callable[[Flight], None], alone: bool
+        self,
+        call: Call,
+        *,
+        largest: int,
+        left: Callable[[Flight], None],
+        alone: bool,
+        first: bool,
     ) -> None:
+        self.first = first
         self.events: list[Event] = []
         """What is held, all of it from the beginning as long as it is `whole`."""
         self.times: list[float] = []
@@ -64,6 +73,7 @@ class Flight:
         """All of it in the other form, once somebody has asked for that."""
         self._extra: set[int] = set()  # the events that are only for who asked for usage
         self._dialect = call.dialect
+        self._deadline = call.deadline
         self._unasked = unasked(call)
         self._gone = 0  # events that are no longer held
         self._largest = largest
@@ -168,15 +178,25 @@ class Flight:
         self._readers.add(reader)
         return reader
 
-    async def leave(self, reader: Reader) -> None:
-        """One less; the last one ends the work."""
+    async def leave(self, reader: Reader, *, leads: bool = False) -> None:
+        """One less; the last one ends the work.
+
+        The one that `leads` answers for what is used, so it leaves when that is known, or when its
+        own time is over.
+        """
         self._readers.discard(reader)
         self._moved.set()
-        if self._readers or self._alone or self.over or self._task is None:
+        if self.over or self._task is None:
             return
-        self._left(self)
-        self._task.cancel()
-        await shielded(asyncio.wait((self._task,)))
+        if not (self._readers or self._alone):
+            self._left(self)
+            self._task.cancel()
+            await shielded(asyncio.wait((self._task,)))
+        elif leads:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._deadline.left()):
+                    while not self.over:
+                        await self._news.wait()
 
     async def begun(self) -> None:
         """Wait for the first output, or for what became of it instead."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from headrace_plugins.cache.control import Control
 from headrace_plugins.cache.flight import Flight
 from headrace_plugins.cache.question import Question
 
@@ -37,7 +38,8 @@ class Flights:
             del self._running[task]
             left(flight)
 
-        flight = Flight(asking.call, largest=largest, left=left, alone=alone)
+        first = not alone and asking.control == Control()
+        flight = Flight(asking.call, largest=largest, left=left, alone=alone, first=first)
         if shared:
             self._open[key] = flight
         task = flight.begin(work(flight))

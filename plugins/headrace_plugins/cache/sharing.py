@@ -52,8 +52,9 @@ class Sharing:
         await self._flights.aclose()
 
     def joins(self, asking: Question) -> bool:
-        """Whether the answer is being given to another."""
-        return not asking.control.no_cache and self._flights.get(asking.key) is not None
+        """Whether the answer is being given to another, and none is kept meanwhile."""
+        flight = None if asking.control.no_cache else self._flights.get(asking.key)
+        return flight is not None and flight.first
 
     async def share(self, asking: Question) -> Reply:
         """The answer that is being given to another, or that this call asks for."""
@@ -68,7 +69,7 @@ class Sharing:
             try:
                 return await self._listen(flight, reader, asking, leads=leads)
             except BaseException as error:
-                await shielded(flight.leave(reader))
+                await shielded(flight.leave(reader, leads=leads))
                 failed += 1
                 if leads or not _handed_over(flight, error, failed):
                     raise
@@ -101,7 +102,9 @@ class Sharing:
             asking.note.saved = flight.usage
             if flight.turned is None:
                 flight.turned = answer_of(flight, call, at=self.shelf.now()).as_asked(call)
-            return replayed(flight.turned, call)
+            reply = replayed(flight.turned, call)
+            reply.cached = asking.note
+            return reply
         return _heard(flight, flight.reply, reader, asking, leads=leads)
 
     # Asking
@@ -135,9 +138,11 @@ class Sharing:
         except asyncio.CancelledError:
             flight.end(Overloaded("this gateway is shutting down", code=_CLOSING))
             raise
+        except TimeoutError:
+            flight.end(TimedOut("the time for this call is over"))
         except Exception as error:  # told to all who listen
             flight.end(error)
-            if alone and not isinstance(error, CallError | TimeoutError | Outgrown):
+            if alone and not isinstance(error, CallError | Outgrown):
                 logger.exception("asking for a new answer failed")
 
     async def _elsewhere(self, asking: Question, held: AsyncExitStack) -> Stored | None:
@@ -179,11 +184,13 @@ def _heard(
         headers=dict(source.headers.items()) if leads else kept_headers(source),
         framing=source.framing,
     )
+    reply.cached = asking.note
     if leads:
         reply.attempt = source.attempt
+        reply.cached = source.cached or asking.note
 
     async def left(error: BaseException | None) -> None:
-        await flight.leave(reader)
+        await flight.leave(reader, leads=leads)
         if not leads:
             asking.note.saved = flight.usage
 

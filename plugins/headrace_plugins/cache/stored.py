@@ -14,7 +14,7 @@ from headrace import Call, Dialect, Event, Reply, Usage, assembled, sse, taken_a
 Framing: TypeAlias = Literal["json", "sse", "ndjson", "raw"]
 
 _LEFT_OUT = (
-    *("x-ratelimit-", "x-headrace-", "x-request-id", "retry-after", "set-cookie"),
+    *("ratelimit", "x-ratelimit-", "x-headrace-", "x-request-id", "retry-after", "set-cookie"),
     *("openai-processing-ms", "cache-control", "age", "date", "server-timing"),
 )
 """What the names of headers begin with that are about one exchange alone."""
@@ -117,7 +117,7 @@ def kept_headers(reply: Reply) -> dict[str, str]:
         kept.pop("content-type", None)
     if attempt := reply.attempt:
         kept["x-headrace-upstream"] = attempt.target.upstream
-        if attempt.model:
+        if attempt.model and attempt.model.isascii() and attempt.model.isprintable():
             kept["x-headrace-model"] = attempt.model[:256]
     return kept
 

@@ -26,7 +26,7 @@ class Mock:
     )
     """The text of every answer."""
     pace: Duration = field(default_factory=lambda: Duration(0))
-    """How long to wait between two words of a stream."""
+    """How long to wait before each word of a stream; an answer in one piece takes no time."""
 
     async def __call__(self, call: Call) -> Reply:
         """A chat completion, a completion, or embeddings of zeros and a one."""
@@ -37,6 +37,8 @@ class Mock:
                 return Reply.plain(self._whole(call))
             case "embedding":
                 return Reply.plain(_embeddings(call.members.get("input")))
+        if call.method == "GET" and call.path in ("/v1/models", "/models"):
+            return Reply.plain({"object": "list", "data": [{"id": _MODEL, "object": "model"}]})
         raise Unsupported(
             f"the mock upstream knows no {call.operation} calls",
             code="mock_unsupported",

@@ -70,6 +70,7 @@ def line(record: Record) -> dict[str, Any]:
         ],
         "cache": _met_cache(record.cache) if record.cache else None,
         "races": [_raced(raced) for raced in record.races] or None,
+        "passed_over": [str(target) for target in record.resting] or None,
         "tokens": _present(asdict(usage)) if usage else None,
         "limits": [_met(limit) for limit in record.limits] or None,
         "first_byte": _since(record.started, record.first_byte),

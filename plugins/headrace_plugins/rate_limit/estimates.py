@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from headrace import PASSTHROUGH, Attempt, BadRequest, Call
 
 _BYTES_PER_TOKEN = 4
-_MARKS = (b";base64,", b'"data":"', b'"data": "')
-"""What images, sound and files in a body begin with, in data URLs and as `input_audio`."""
-_MOST_FILES = 100
+_FILES = re.compile(
+    rb'"data:[\w.+/;=-]{1,200},[A-Za-z0-9+/=_-]{64,}+"'  # RFC 2397, as images come
+    rb'|"data":\s?"[A-Za-z0-9+/=_-]{64,}+"'  # as `input_audio` and files come
+)
+"""Images, sound and files in a body: texts of base64 and of nothing else."""
+_TOKENS_OF_A_FILE = 1000
 _MOST = 10**9
 
 
@@ -30,39 +34,40 @@ def estimate(call: Call, answer: int) -> Estimate:
         members = call.members
     except BadRequest:
         return Estimate()  # the router says what is wrong
-    prompt = math.ceil(_text(call.body) / _BYTES_PER_TOKEN)
+    prompt = _prompt(call.body)
     if call.operation == "embedding":
         return Estimate(prompt)
     bounds = (_number(members.get(n)) for n in ("max_completion_tokens", "max_tokens"))
-    longest = next(filter(None, bounds), answer)
-    return Estimate(prompt, min(_MOST, longest * (_number(members.get("n")) or 1)))
+    longest = max(filter(None, bounds), default=answer)
+    answers = max(filter(None, (_number(members.get(n)) for n in ("n", "best_of"))), default=1)
+    return Estimate(prompt, min(_MOST, longest * answers * _prompts(members.get("prompt"))))
 
 
 def used(attempts: Iterable[Attempt], estimated: Estimate, reserved: int) -> int:
-    """What all attempts used; one that answered and did not say used what was `reserved`."""
+    """What all attempts used; one that answered used what was `reserved` of all it did not say."""
     total = 0
     for attempt in attempts:
-        usage = attempt.usage
-        if usage is not None:
-            total += estimated.input if usage.input is None else usage.input
-            total += usage.output or 0
-        elif attempt.first_output is not None:
-            total += reserved
+        usage, answered = attempt.usage, attempt.first_output is not None
+        if usage is None:
+            total += reserved if answered else 0
+            continue
+        unsaid = max(0, reserved - estimated.input) if answered else 0
+        total += estimated.input if usage.input is None else usage.input
+        total += unsaid if usage.output is None else usage.output
     return total
 
 
-def _text(body: bytes) -> int:
-    """How many bytes of a JSON body are text, in no more time than it takes to look through it."""
-    size = len(body)
-    for mark in _MARKS:
-        at = 0
-        for _ in range(_MOST_FILES):
-            start = body.find(mark, at)
-            if start < 0:
-                break
-            at = body.find(b'"', start + len(mark))
-            size -= at - start
-    return size
+def _prompt(body: bytes) -> int:
+    """The tokens of a JSON body: of its text by the bytes, of a file never more than so many."""
+    files = [len(found[0]) for found in _FILES.finditer(body)]
+    of_files = sum(min(_TOKENS_OF_A_FILE, size // _BYTES_PER_TOKEN) for size in files)
+    return math.ceil((len(body) - sum(files)) / _BYTES_PER_TOKEN) + of_files
+
+
+def _prompts(prompt: Any) -> int:
+    """How many prompts a completion has: a list of texts, or of lists of tokens, has several."""
+    several = isinstance(prompt, list) and any(isinstance(each, str | list) for each in prompt)
+    return len(prompt) if several else 1
 
 
 def _number(value: Any) -> int | None:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import click
 
-from headrace.caller import Caller
 from headrace.config.build import build
 from headrace.config.document import load
 from headrace.config.plan import Plan
-from headrace.keeping import kept_under, owner_of
+from headrace.keeping import kept_under, owners_called
 from headrace.store import Unavailable
 
 
@@ -24,7 +23,7 @@ def command() -> None:
 
 @command.command("clear")
 @click.argument("file", default="gateway.yaml", type=click.Path(path_type=Path))
-@click.option("--tenant", help="Only the answers of this tenant; of a caller that has none.")
+@click.option("--tenant", help="Only the answers of this tenant; of this key or id that has none.")
 @click.option("--route", help="Only the answers of this route, as the configuration names it.")
 @click.option("--all", "everything", is_flag=True, help="All answers.")
 def clear(file: Path, tenant: str | None, route: str | None, everything: bool) -> None:
@@ -66,9 +65,8 @@ def _prefixes(plan: Plan, name: str, tenant: str | None, route: str | None) -> I
         yield kept_under(name, route)
         return
     for each in [route] if route else _routes(plan):
-        whose = (Caller("", tenant=tenant), Caller(tenant), Caller(tenant, listed=True))
-        for caller in whose:
-            yield kept_under(name, each, owner_of(caller))
+        for owner in owners_called(tenant):
+            yield kept_under(name, each, owner)
 
 
 def _routes(plan: Plan) -> list[str]:

@@ -83,6 +83,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # an address is believed of nobody who was not named
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(settings.drain + 2 * _CUT),
                 h11_max_incomplete_event_size=64 * 1024,

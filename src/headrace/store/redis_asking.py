@@ -29,6 +29,8 @@ Answer = TypeVar("Answer")
 
 PATIENCE = 1.0
 """For how many seconds to wait, at least, where no call waits: connecting takes longest."""
+CALLS_WAIT = 0.05
+"""For how many seconds a call waits for its store, whatever `timeout` says."""
 OWED = 10_000
 """How many leases to remember that could not be given back; their time ends the others."""
 
@@ -163,6 +165,12 @@ class Asking:
                 yield
         except (StepFailed, NoScriptError):
             raise  # it answers
+        except asyncio.CancelledError:
+            # Who asked may have had less patience. A client that leaves has most often had more.
+            waited = loop.time() - (until - self._timeout)
+            if waited > 0.9 * min(self._timeout, CALLS_WAIT):
+                self._breaker.failed(f"nothing came within {waited * 1000:.0f}ms")
+            raise
         except Exception as error:  # for what is no reply, redis-py raises anything
             why = self._why(error)
             # If even the loop was late, it was this process that was busy, and not the store.
