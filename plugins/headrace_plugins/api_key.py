@@ -112,7 +112,9 @@ class ApiKey:
         try:
             self._known = self._all(file.read())
         except FileNotFoundError:
-            return f"there is no {file.path}; make it: headrace keys add NAME --file {file.path}"
+            here = "" if file.path.is_absolute() else " in the current folder"
+            make = f"headrace keys add NAME --file {file.path}"
+            return f"there is no {file.path}{here}; if it is nowhere, make it: {make}"
         except OSError as error:
             return f"cannot read {file.path}: {error.strerror}"
         except ConfigError as error:

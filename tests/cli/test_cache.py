@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace import Caller, Secret, kept_under, owner_of
+from headrace import Caller, Secret, Sha256, kept_under, owner_of
 from headrace.store.redis import Redis
 
 from ..stores.servers import VALKEY, Server, free_port, running
@@ -23,10 +23,11 @@ GATEWAY = """
       "*": {chain: [cache: {name: other}], targets: a}
     """
 RED, BLUE, ANN = Caller("ann", tenant="red"), Caller("ann", tenant="blue"), Caller("ann")
+KEY = Caller("staff", id="ann", key=Sha256("0" * 64), listed=True)
 KEPT = {
     kept_under(cache, route, owner_of(caller)) + "1"
     for cache, route in [("cache", "fast"), ("other", "*"), ("other", "a/*")]
-    for caller in (RED, BLUE, ANN)
+    for caller in (RED, BLUE, ANN, KEY)
 }
 
 
@@ -60,10 +61,10 @@ def left(server: Server) -> int:
 @pytest.mark.parametrize(
     ("said", "count"),
     [
-        (["--all"], 9),
-        (["--route", "fast"], 3),
+        (["--all"], 12),
+        (["--route", "fast"], 4),
         (["--tenant", "red"], 3),
-        (["--tenant", "ann"], 3),
+        (["--tenant", "ann"], 6),
         (["--tenant", "blue", "--route", "a/*"], 1),
         (["--tenant", "nobody"], 0),
     ],

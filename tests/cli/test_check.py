@@ -50,6 +50,15 @@ def test_every_problem_is_told_with_its_line_and_a_caret(here: Path) -> None:
     )
 
 
+def test_the_environment_names_the_file_where_nobody_does(here: Path) -> None:
+    here.write_text(GOOD)
+    (here.parent / "other.yaml").write_text(BAD)
+
+    assert headrace("check", HEADRACE_CONFIG="other.yaml").exit_code == 1
+    assert headrace("explain", HEADRACE_CONFIG="other.yaml").exit_code == 1
+    assert headrace("check", "gateway.yaml", HEADRACE_CONFIG="other.yaml").exit_code == 0
+
+
 def test_github_is_told_where_to_show_them(here: Path) -> None:
     here.write_text(BAD)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from itertools import product
 
-from headrace import Caller, kept_under, owner_of
+from headrace import Caller, Sha256, kept_under, owner_of
+from headrace.keeping import owners_called
+
+KEY = Sha256("0" * 64)
 
 
 def test_each_owner_has_a_name_of_its_own() -> None:
@@ -15,10 +18,24 @@ def test_each_owner_has_a_name_of_its_own() -> None:
         Caller("ann", tenant="red"),
         Caller("ann", tenant="caller red"),
         Caller("tenant red"),
+        Caller("red", key=KEY),
+        Caller("key red"),
+        Caller("staff", id="ann", listed=True),
+        Caller("staff", id="bob", listed=True),
     ]
 
     assert len({owner_of(caller) for caller in callers}) == len(callers)
     assert owner_of(Caller("ann", tenant="red")) == owner_of(Caller("bob", tenant="red"))
+
+
+def test_an_entry_of_callers_owns_nothing() -> None:
+    assert owner_of(Caller("staff", id="ann", listed=True)) == owner_of(Caller("ann"))
+
+
+def test_a_name_may_mean_a_tenant_a_key_or_an_id() -> None:
+    callers = [Caller("ann", tenant="red"), Caller("x", id="red", key=KEY), Caller("x", id="red")]
+
+    assert owners_called("red") == [owner_of(caller) for caller in callers]
 
 
 def test_each_cache_route_and_owner_has_a_place_of_its_own_below_the_one_above_it() -> None:

@@ -229,7 +229,7 @@ async def test_keys_that_callers_are_matched_by_need_no_other_list() -> None:
         ("api_key", "1:18: api_key: nobody has a key: list them in 'keys', name a 'file'"),
         (
             "{api_key: {file: none.yaml}}",
-            "1:28: api_key: there is no none.yaml; make it: headrace keys add NAME --file none.yam",
+            "1:28: api_key: there is no none.yaml in the current folder; if it is ",
         ),
         ("{api_key: {file: .}}", "1:28: api_key: cannot read .: Is a directory"),
         ("{api_key: {file: bad.yaml}}", "1:28: api_key: bad.yaml:1:8: this is not a SHA-256"),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Memory, Record
+from headrace import Call, ConfigError, Memory, Record, Reply
 from headrace.config.build import build
 from headrace.config.document import parse
 from headrace.gateway import Gateway
-from headrace.testing import Client, Upstream, down, gateway, refuses, says
+from headrace.testing import Client, Clock, Upstream, down, gateway, refuses, says, settled
 from headrace_plugins.observers.access_log import line
+
+from .cache.tap import Tap
 
 FRONT = """
     upstreams: {a: mock, b: mock}
@@ -90,6 +94,119 @@ async def test_an_error_says_that_nothing_was_kept(upstream: Upstream) -> None:
 
         assert await told(client) == (400, "miss", "a")
         assert await told(client) == (200, "miss", "a")
+
+
+async def test_the_record_of_who_asked_first_closes_with_the_work(upstream: Upstream) -> None:
+    tap = Tap("one ", "two")
+    upstream.script(tap)
+    records: list[Record] = []
+    gate = gateway(FRONT, upstream=upstream)
+    gate.edge.observers = (records.append,)
+    async with gate.lifespan():
+        client = Client(gate)
+        tap.go()
+        leader = await client.chat(stream=True)
+        follower = await client.chat(stream=True)
+        leaving = asyncio.create_task(leader.leave())
+        await settled()
+        assert records == []
+        tap.go(2)
+        await follower.read()
+        await leaving
+
+    (left,) = [record for record in records if record.outcome == "client_closed"]
+    assert left.attempts[0].outcome == "ok"
+    assert left.attempts[0].usage
+    assert left.attempts[0].usage.output == 2
+
+
+async def test_who_asked_first_and_left_is_let_go_at_the_end(upstream: Upstream) -> None:
+    tap = Tap("one ", "two")
+    upstream.script(tap)
+    gate = gateway(FRONT, upstream=upstream)
+    async with gate.lifespan():
+        client = Client(gate)
+        tap.go()
+        leader = await client.chat(stream=True)
+        follower = await client.chat(stream=True)
+        leaving = asyncio.create_task(leader.leave())
+        await settled()
+
+        gate.edge.cut()
+
+        assert b"shutting_down" in await follower.read()
+        await leaving
+        assert gate.edge.serving == 0
+        assert upstream.open == 0
+
+
+async def test_of_caches_side_by_side_the_one_that_answered_is_told(upstream: Upstream) -> None:
+    async def only_a(upstream: Upstream, call: Call) -> Reply:
+        if upstream.asked[-1] == "b":
+            await asyncio.Event().wait()
+        reply: Reply = await says("hello")(upstream, call)
+        return reply
+
+    upstream.script(only_a)
+    records: list[Record] = []
+    gate = gateway(
+        """
+        upstreams: {a: mock, b: mock}
+        routes: {m: {chain: [race, cache], targets: [a, b]}}
+        """,
+        upstream=upstream,
+    )
+    gate.edge.observers = (records.append,)
+    async with gate.lifespan():
+        client = Client(gate)
+
+        assert await told(client) == (200, "miss", "a")
+        assert await told(client) == (200, "hit", "a")
+    assert [record.cache and record.cache.status for record in records] == ["miss", "hit"]
+
+
+async def test_who_gave_an_old_answer_is_told_and_not_who_failed(
+    upstream: Upstream, clock: Clock
+) -> None:
+    upstream.script(says("old"), down())
+    gate = gateway(
+        FRONT.replace("cache", "cache: {ttl: 60s, stale_if_error: 60s}"), upstream=upstream
+    )
+    async with gate.lifespan():
+        client = Client(gate)
+        await told(client)
+        clock.advance(90)
+
+        assert await told(client) == (200, "stale", "a")
+    assert upstream.asked == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "second"), [("", "miss"), (", tenant: red", "hit")], ids=["none", "one"]
+)
+async def test_two_of_one_entry_share_answers_where_they_have_a_tenant(
+    upstream: Upstream, tenant: str, second: str
+) -> None:
+    keys = [
+        f"{sha256(name.encode()).hexdigest()}: {{name: {name}, groups: [staff]{tenant}}}"
+        for name in ("ann", "bob")
+    ]
+    gate = gateway(
+        f"""
+        server: {{chain: [api_key: {{keys: {{{", ".join(keys)}}}}}]}}
+        callers: {{staff: {{match: {{groups: staff}}}}}}
+        upstreams: {{a: mock}}
+        routes: {{m: {{chain: [cache], targets: a}}}}
+        """,
+        upstream=upstream,
+        open=False,
+    )
+    async with gate.lifespan():
+        ann, bob = [Client(gate, headers={"authorization": f"Bearer {n}"}) for n in ("ann", "bob")]
+
+        assert await told(ann) == (200, "miss", "a")
+        assert await told(bob) == (200, second, "a")
+        assert await told(ann) == (200, "hit", "a")
 
 
 async def test_the_fallback_behind_it_is_asked_once_for_all(upstream: Upstream) -> None:

@@ -8,50 +8,15 @@ from typing import Any
 
 import pytest
 
-from headrace import Call, CallError, Event, Reply, Size, UpstreamError
+from headrace import Call, CallError, Duration, Event, Reply, Size, TimedOut, UpstreamError
 from headrace.telling import telling
-from headrace.testing import Clock, Upstream, ask, chunk, down, refuses, says, settled, text
+from headrace.testing import Clock, Upstream, ask, down, refuses, says, settled, text
 from headrace_plugins.cache import Cache
 
 from .cache.asking import answer, asked, status, values
+from .cache.tap import Tap
 
 STREAM: Any = {"stream": True}
-
-
-class Tap:
-    """An answer that goes on when it is told to."""
-
-    def __init__(self, *words: str, fails: Exception | None = None) -> None:
-        self._more = asyncio.Semaphore(0)
-        self._words = words
-        self._fails = fails
-        self.given = 0
-
-    def go(self, times: int = 1) -> None:
-        """Say so many words, the end counting as one."""
-        for _ in range(times):
-            self._more.release()
-
-    async def __call__(self, upstream: Upstream, call: Call) -> Reply:
-        """The act of a script: the first output has to be let go, too."""
-        if not call.dialect.streams(call):
-            await self._more.acquire()
-            if self._fails:
-                raise self._fails
-            reply: Reply = await says("".join(self._words))(upstream, call)
-            return reply
-        return Reply(self._events(), framing="sse")
-
-    async def _events(self) -> AsyncIterator[Event]:
-        for word in self._words:
-            await self._more.acquire()
-            self.given += 1
-            yield Event.saying(chunk(content=word), "sse")
-        await self._more.acquire()
-        if self._fails:
-            raise self._fails
-        yield Event.saying(chunk(finish="stop"), "sse")
-        yield Event(b"data: [DONE]\n\n", b"[DONE]")
 
 
 @pytest.fixture
@@ -155,10 +120,12 @@ async def test_the_work_goes_on_when_the_one_leaves_who_asked_first(upstream: Up
     leader = await ask(cache, upstream=upstream, call=asked(**STREAM))
     follower = await begun(cache, upstream, asked(**STREAM))
 
-    await leader.aclose(asyncio.CancelledError())
+    leaving = asyncio.create_task(leader.aclose(asyncio.CancelledError()))
+    await settled()
     tap.go(2)
 
     assert await said_all(follower) == "one two"
+    await leaving
     again = asked(**STREAM)
     await answer(cache, upstream, again)
     assert status(again) == "hit"
@@ -169,11 +136,51 @@ async def test_the_work_ends_when_the_last_one_leaves(upstream: Upstream) -> Non
     upstream.script(tap)
     tap.go()
     replies = [await ask(cache, upstream=upstream, call=asked(**STREAM)) for _ in range(3)]
+    leaving = []
     for reply in replies:
         assert upstream.open == 1
-        await reply.aclose(asyncio.CancelledError())
+        leaving.append(asyncio.create_task(reply.aclose(asyncio.CancelledError())))
+        await settled()
 
     assert upstream.open == 0
+    assert all(task.done() for task in leaving)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["before the first output", "after it"])
+async def test_the_one_who_asked_first_is_not_over_before_the_work_is(
+    upstream: Upstream, stream: bool
+) -> None:
+    cache, tap = Cache(), Tap("hello")
+    upstream.script(tap)
+    tap.go(int(stream))
+    leader = await begun(cache, upstream, asked(stream=stream))
+    follower = await begun(cache, upstream, asked(stream=stream))
+
+    leader.cancel()
+    await settled()
+    assert not leader.done()
+    tap.go()
+
+    assert b"hello" in await follower
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+
+
+async def test_the_one_who_asked_first_is_over_when_its_own_time_is(
+    upstream: Upstream, clock: Clock
+) -> None:
+    cache, tap = Cache(), Tap("one ", "two")
+    upstream.script(tap)
+    tap.go()
+    leader = await ask(cache, upstream=upstream, call=asked(seconds=5, **STREAM))
+    follower = await begun(cache, upstream, asked(**STREAM))
+
+    clock.advance(6)
+    await leader.aclose(TimedOut("the time for this call is over"))
+    assert not follower.done()
+    tap.go(2)
+
+    assert await said_all(follower) == "one two"
 
 
 async def test_who_leaves_before_the_first_output_takes_nothing_from_the_others(
@@ -189,6 +196,7 @@ async def test_who_leaves_before_the_first_output_takes_nothing_from_the_others(
     tap.go()
 
     assert b"hello" in await follower
+    await asyncio.wait((leader,))
     assert leader.cancelled()
     assert upstream.cancelled == 0
 
@@ -317,6 +325,64 @@ async def test_who_shares_is_told_so(upstream: Upstream) -> None:
     assert told["x-headrace-attempts"] == "0"
 
 
+# While an answer is kept
+
+
+@pytest.mark.parametrize("said", ["no-cache", "max-age=0"])
+async def test_who_wants_it_anew_keeps_no_one_else_from_the_kept_answer(
+    upstream: Upstream, said: str
+) -> None:
+    cache, tap = Cache(), Tap("new")
+    upstream.script(says("old"), tap)
+    await answer(cache, upstream, asked())
+    anew = await begun(cache, upstream, asked(headers={"cache-control": said}))
+    given = asked()
+
+    assert b"old" in await answer(cache, upstream, given)
+    assert status(given) == "hit"
+    tap.go()
+    assert b"new" in await anew
+
+
+async def test_everybody_is_given_the_old_answer_while_a_new_one_is_asked_for(
+    upstream: Upstream, clock: Clock
+) -> None:
+    cache = Cache(ttl=Duration(60), stale_while_revalidate=Duration(60))
+    tap = Tap("new", fails=UpstreamError("down", code="connect_failed"))
+    upstream.script(says("old"), tap)
+    await answer(cache, upstream, asked())
+    clock.advance(90)
+    calls = [asked() for _ in range(3)]
+
+    answers = [await answer(cache, upstream, given) for given in calls]
+
+    assert all(b"old" in each for each in answers)
+    assert [status(given) for given in calls] == ["stale"] * 3
+    tap.go()
+    await settled()
+    assert len(upstream.asked) == 2
+
+
+async def test_who_hears_a_new_answer_that_runs_out_of_time_is_told_so(
+    upstream: Upstream, clock: Clock
+) -> None:
+    cache = Cache(ttl=Duration(60), stale_while_revalidate=Duration(60))
+    tap = Tap("one ", "two")
+    upstream.script(says("old"), tap)
+    await answer(cache, upstream, asked(**STREAM))
+    clock.advance(90)
+    await answer(cache, upstream, asked(seconds=60, **STREAM))
+    tap.go()
+    clock.advance(40)
+    late = await begun(cache, upstream, asked(**STREAM))
+
+    clock.advance(30)
+
+    with pytest.raises(TimedOut):
+        await late
+    assert len(upstream.asked) == 2
+
+
 # Slow readers, and answers that are too large
 
 
@@ -401,11 +467,13 @@ async def test_when_only_those_are_left_who_want_the_whole_the_work_ends_as_it_o
     tap.go()
     leader = await ask(cache, upstream=upstream, call=asked(**STREAM))
     whole = await begun(cache, upstream, asked())
-    await leader.aclose(asyncio.CancelledError())
+    leaving = asyncio.create_task(leader.aclose(asyncio.CancelledError()))
+    await settled()
     tap.go(10)
 
     assert b"hello" in await whole
     assert tap.given < 5
+    await leaving
 
 
 async def test_what_is_held_of_a_large_answer_is_bounded(upstream: Upstream) -> None:

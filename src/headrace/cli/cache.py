@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from headrace.cli.group import default_file
 from headrace.config.build import build
 from headrace.config.document import load
 from headrace.config.plan import Plan
@@ -22,8 +23,8 @@ def command() -> None:
 
 
 @command.command("clear")
-@click.argument("file", default="gateway.yaml", type=click.Path(path_type=Path))
-@click.option("--tenant", help="Only the answers of this tenant; of this key or id that has none.")
+@click.argument("file", default=default_file, type=click.Path(path_type=Path))
+@click.option("--tenant", help="Only the answers of this tenant; of a key or id that has none.")
 @click.option("--route", help="Only the answers of this route, as the configuration names it.")
 @click.option("--all", "everything", is_flag=True, help="All answers.")
 def clear(file: Path, tenant: str | None, route: str | None, everything: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from headrace.cli.address import check_guarded
+from headrace.cli.group import default_file
 from headrace.config.document import Document, load
 from headrace.config.plan import Plan
 from headrace.config.problems import Problem
@@ -19,7 +20,7 @@ from headrace.store import Unavailable
 
 
 @click.command("check")
-@click.argument("file", default="gateway.yaml", type=click.Path(path_type=Path))
+@click.argument("file", default=default_file, type=click.Path(path_type=Path))
 @click.option(
     "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
 )

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import click
 from click.core import ParameterSource
 
+from headrace.cli.group import default_file
 from headrace.cli.outline import followed, outlined
 from headrace.config.document import load
 from headrace.errors import HeadraceError
@@ -18,7 +19,7 @@ from headrace.explain import outline, plan_of, request_of
 
 
 @click.command("explain")
-@click.argument("file", default="gateway.yaml", type=click.Path(path_type=Path))
+@click.argument("file", default=default_file, type=click.Path(path_type=Path))
 @click.option("--model", help="Explain a chat completion that asks for this model.")
 @click.option(
     "--request",

@@ -57,6 +57,11 @@ def group(sentences: Mapping[str, str]) -> click.Group:
     return version(_Lazy(sentences))
 
 
+def default_file() -> str:
+    """The configuration of who names none: `HEADRACE_CONFIG`, or `gateway.yaml`."""
+    return os.environ.get("HEADRACE_CONFIG") or "gateway.yaml"
+
+
 def fail(error: ConfigError) -> NoReturn:
     """Print every problem and exit with 1."""
     for problem in error.problems:
