@@ -338,9 +338,13 @@ async def test_who_wants_it_anew_keeps_no_one_else_from_the_kept_answer(
     anew = await begun(cache, upstream, asked(headers={"cache-control": said}))
     given = asked()
 
-    assert b"old" in await answer(cache, upstream, given)
-    assert status(given) == "hit"
+    kept = await begun(cache, upstream, given)
+    at_once = kept.done()
     tap.go()
+
+    assert at_once
+    assert b"old" in await kept
+    assert status(given) == "hit"
     assert b"new" in await anew
 
 
@@ -354,11 +358,13 @@ async def test_everybody_is_given_the_old_answer_while_a_new_one_is_asked_for(
     clock.advance(90)
     calls = [asked() for _ in range(3)]
 
-    answers = [await answer(cache, upstream, given) for given in calls]
-
-    assert all(b"old" in each for each in answers)
-    assert [status(given) for given in calls] == ["stale"] * 3
+    tasks = [await begun(cache, upstream, given) for given in calls]
+    at_once = [task.done() for task in tasks]
     tap.go()
+
+    assert at_once == [True] * 3
+    assert all(b"old" in each for each in await asyncio.gather(*tasks))
+    assert [status(given) for given in calls] == ["stale"] * 3
     await settled()
     assert len(upstream.asked) == 2
 
