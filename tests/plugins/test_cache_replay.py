@@ -218,3 +218,28 @@ async def test_completions_are_told_in_either_form(upstream: Upstream) -> None:
 
     assert "".join(v["choices"][0]["text"] for v in told if v != "DONE") == "once upon"
     assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "junk", [[{"role": "x"}, 5], {"0": {}}, [{"index": "a", "delta": {"tool_calls": 5}}]]
+)
+async def test_what_has_no_other_form_is_asked_for_anew(junk: Any, upstream: Upstream) -> None:
+    cache = Cache()
+    odd = {**CHUNK, "choices": junk}
+    upstream.script(gives(*CHUNKS[:-2], odd, *CHUNKS[-2:]), gives(PLAIN))
+    await answer(cache, upstream, asked(**STREAM))
+
+    given = asked()
+    reply = await ask(cache, upstream=upstream, call=given)
+
+    assert orjson.loads(await raw(reply)) == PLAIN
+    assert status(given) in ("miss", "hit")
+
+
+async def test_a_model_in_any_script_is_told_again(upstream: Upstream) -> None:
+    cache = Cache()
+    upstream.script(gives({**PLAIN, "model": "通义千问"}))
+
+    first = await answer(cache, upstream, asked())
+
+    assert await answer(cache, upstream, asked()) == first

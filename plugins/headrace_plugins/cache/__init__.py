@@ -164,7 +164,11 @@ class Cache:
         if found and not control.takes(self._shelf.age(found)):
             asking.note.why = "max-age"
             return None
-        return found
+        try:
+            return found and found.as_asked(asking.call)
+        except UpstreamError:
+            asking.note.why = "not in this form"
+            return None
 
     def _kept(self, asking: Question, known: Stored, status: Literal["hit", "stale"]) -> Reply:
         age = self._shelf.age(known)

@@ -89,9 +89,11 @@ def combined(batch: Batch, known: Mapping[int, Stored], asked: Any | None) -> di
     rest = {} if asked else orjson.loads(known[0].parts[1].data)
     whole = {**rest, **(asked or {}), "data": [{**e, "index": n} for n, e in enumerate(data)]}
     if saved := saved_by(known):
-        usage = {"prompt_tokens": 0, "total_tokens": 0, **(whole.get("usage") or {})}
+        told = whole.get("usage")
+        usage = dict(told) if isinstance(told, dict) else {}
         for name in ("prompt_tokens", "total_tokens"):
-            usage[name] = (usage[name] or 0) + (saved.input or 0)
+            count = usage.get(name)
+            usage[name] = (count if type(count) is int else 0) + (saved.input or 0)
         whole["usage"] = usage
     return whole
 
@@ -107,7 +109,8 @@ def _entries(value: Any, count: int) -> list[dict[str, Any]] | None:
     data = value.get("data") if isinstance(value, dict) else None
     if not isinstance(data, list) or len(data) != count:
         return None
-    by_index = {e.get("index", n): e for n, e in enumerate(data) if isinstance(e, dict)}
+    entries = [e for e in data if isinstance(e, dict) and type(e.get("index", 0)) is int]
+    by_index = {e.get("index", n): e for n, e in enumerate(entries)}
     return [by_index[n] for n in range(count)] if set(by_index) == set(range(count)) else None
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Self, TypeAlias
 
 import orjson
 
-from headrace import Call, Dialect, Event, Reply, Usage, assembled, sse, taken_apart
+from headrace import Call, Dialect, Event, Reply, UpstreamError, Usage, assembled, sse, taken_apart
 
 Framing: TypeAlias = Literal["json", "sse", "ndjson", "raw"]
 
@@ -43,17 +43,25 @@ class Stored:
     usage: Usage | None = None
 
     def as_asked(self, call: Call) -> Self:
-        """The same as a stream, or as a whole, whichever the call wants."""
+        """The same as a stream, or as a whole, whichever the call wants.
+
+        Raises `UpstreamError` where what an upstream sent has no such form.
+        """
         if self.framing == "raw" or not forms(call):
             return self
         streamed, wants = self.framing == "sse", call.dialect.streams(call)
         if streamed == wants:
             return self
         data = [part.data for part in self.parts]
-        if wants:
-            parts = [Part(0, chunk) for chunk in taken_apart(data[0])]
-            return replace(self, framing="sse", parts=parts)
-        return replace(self, framing="json", parts=[Part(0, assembled(data))])
+        try:
+            if wants:
+                parts = [Part(0, chunk) for chunk in taken_apart(data[0])]
+                return replace(self, framing="sse", parts=parts)
+            return replace(self, framing="json", parts=[Part(0, assembled(data))])
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise UpstreamError(
+                "the upstream's answer cannot be told in another form", code="upstream_invalid"
+            ) from error
 
     def packed(self, compress_above: float) -> bytes:
         """As bytes; compressed where they are more than so many."""
