@@ -26,6 +26,7 @@ TOLD: Mapping[str, tuple[str, ...]] = {
     ),
     "examples/race/README.md": (
         *("x-headrace-attempts: 2", "x-headrace-upstream: near", "data: [DONE]"),
+        "x-headrace-attempts: 3",
     ),
     "examples/hedge/README.md": (
         *("x-headrace-attempts: 2", "x-headrace-upstream: second", "data: [DONE]"),

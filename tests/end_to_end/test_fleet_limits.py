@@ -143,6 +143,13 @@ async def test_a_store_that_says_nothing_holds_nobody_up(
     await silent.run(2)
     valkey.resume()
 
+    for gateway in gateways:
+        await said(gateway, "does not answer")
     record_property("slowest call, the store silent", f"{silent.slowest * 1000:.1f} ms")
     assert set(silent.statuses) == {200, 429}
     assert silent.admitted <= silent.allowed
+
+
+async def said(gateway: Served, words: str) -> None:
+    """Wait until its log has these words."""
+    await gateway.until(lambda: any(words in line for line in gateway.said))
