@@ -299,8 +299,10 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 HOUSE = """
 server:
-  chain: [any_of: [door: {word: CANARY-1, name: ann}, door: {word: "${WORD}", name: bob}]]
-upstreams: {a: {forwarder: mock, plugins: [any_of: doors]}}
+  chain:
+    - any_of: [door: {word: CANARY-1, name: ann}, door: {word: "${WORD}", name: bob}]
+    - any_of: doors
+upstreams: {a: mock}
 chains: {doors: [door: {word: CANARY-3}, door: {word: CANARY-4}]}
 routes: {"*": a}
 """
@@ -364,13 +366,10 @@ def test_it_is_explained_with_what_it_is_made_of_and_no_secret() -> None:
     told = outline(plan)
 
     inside = [{"door": {"word": "***", "name": "ann"}}, {"door": {"word": "***", "name": "bob"}}]
-    assert told["chain"] == [{"any_of": {"plugins": inside}}]
-    assert told["who_may_ask"] == ["any_of"]
-    assert told["upstreams"]["a"]["plugins"] == [
-        {"any_of": {"plugins": [{"door": {"word": "***"}}, {"door": {"word": "***"}}]}}
-    ]
+    named = [{"door": {"word": "***"}}, {"door": {"word": "***"}}]
+    assert told["chain"] == [{"any_of": {"plugins": inside}}, {"any_of": {"plugins": named}}]
+    assert told["who_may_ask"] == ["any_of", "any_of"]
     assert "CANARY" not in str(told)
-    assert {"CANARY-3", "CANARY-4"} <= set(plan.upstreams["a"].secrets)
 
 
 @pytest.mark.usefixtures("doors")

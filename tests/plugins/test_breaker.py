@@ -345,7 +345,7 @@ async def test_when_none_is_asked_the_client_is_told_when_the_first_will_be(
         upstream.script(*[refuses(500), says("hello")] * 5, refuses(500))
         assert await statuses(client, 5, lambda n: "both") == [200] * 5
         clock.advance(2)
-        assert await statuses(client, 5, lambda n: "both") == [503] * 5
+        assert await statuses(client, 5, lambda n: "both") == [502] * 5
         assert upstream.asked[-5:] == ["b"] * 5
 
         answer = await client.chat(model="both")

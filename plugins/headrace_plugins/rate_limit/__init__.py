@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -29,12 +30,16 @@ from headrace import (
 from headrace_plugins.rate_limit.aspects import Granted, digest, said_of
 from headrace_plugins.rate_limit.counter import Counter
 from headrace_plugins.rate_limit.estimates import Estimate, estimate
+from headrace_plugins.rate_limit.found import Found
 from headrace_plugins.rate_limit.policies import BUCKET, CALLER, NAME, Limit, Policy, rule_of
 from headrace_plugins.rate_limit.refusals import not_counted, too_large, used_up
 from headrace_plugins.rate_limit.telling import Speech
 from headrace_plugins.rate_limit.visit import Visit
 
 __all__ = ["Policy", "RateLimit"]
+
+_STOPPED = 0.5
+"""Seconds that no store takes: each of its questions has a tenth of that."""
 
 
 @dataclass(kw_only=True)
@@ -165,7 +170,7 @@ class RateLimit:
                 visit.note(Limited(policy=limit.policy, outcome="refused"))
                 return too_large(limit, visit.estimate.input)
         try:
-            refusing = await visit.take(self._counter, visit.limits)
+            refusing = await self._taken(visit)
         except Unavailable:
             if self.on_store_error == "closed":
                 return not_counted()
@@ -176,3 +181,16 @@ class RateLimit:
             shares = [limit.shared(self.replicas) for limit in visit.limits]
             refusing = await visit.take(self._local, shares, local=True)
         return used_up(refusing) if refusing else None
+
+    async def _taken(self, visit: Visit) -> list[Found]:
+        """Take from the store. Raises `Unavailable` where it does not answer."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            return await visit.take(self._counter, visit.limits)
+        except Unavailable:
+            if loop.time() - began < _STOPPED:
+                raise
+        # It was this process that was stopped meanwhile, and the store is as well as it was.
+        visit.begin_anew()
+        return await visit.take(self._counter, visit.limits)

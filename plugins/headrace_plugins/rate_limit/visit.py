@@ -55,6 +55,10 @@ class Visit:
                 self.note(limited)
         return refusing
 
+    def begin_anew(self) -> None:
+        """Have all the time for the store once more."""
+        self._budget = Budget()
+
     @property
     def allowances(self) -> list[Allowance]:
         """What is left of each limit now."""
