@@ -16,6 +16,8 @@ from ..stores.servers import VALKEY, Server, running
 from .serving import Note, Served, chat, serving
 
 RATE, BURST, GATEWAYS = 40, 60, 4
+LATE = GATEWAYS
+"""Calls whose gateway may have had no processor for so long that it counted by itself."""
 CONFIG = f"""
     server:
       auth: none
@@ -97,7 +99,7 @@ async def test_four_gateways_let_in_no_more_than_the_limit(
     told = f"{load.admitted} of {sum(load.statuses.values())}, allowed {load.allowed:.0f}"
     record_property("let in by four gateways", told)
     assert set(load.statuses) == {200, 429}
-    assert load.admitted <= load.allowed
+    assert load.admitted <= load.allowed + LATE
     assert load.admitted >= 0.9 * (BURST + RATE * 3.5)
     assert sum(load.statuses.values()) > 3 * load.admitted
 
@@ -114,7 +116,7 @@ async def test_a_gateway_that_was_paused_gets_nothing_on_top(
     await asking
 
     assert set(load.statuses) == {200, 429}
-    assert load.admitted <= load.allowed
+    assert load.admitted <= load.allowed + LATE
 
 
 async def test_a_store_that_starts_anew_costs_two_bursts_at_most(
