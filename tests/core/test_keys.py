@@ -327,3 +327,10 @@ def test_a_folder_that_is_swapped_behind_a_link_is_a_change(tmp_path: Path) -> N
     (tmp_path / "..tmp").rename(tmp_path / "..data")
 
     assert file.mark() != before
+
+
+def test_a_pipe_is_no_key_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys.yaml")
+
+    with pytest.raises(OSError, match="no regular file"):
+        KeyFile(tmp_path / "keys.yaml").read()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,3 +175,21 @@ def test_one_at_a_time_is_the_order_of_the_route(turns: list[Turn], stream: bool
     expected = next((n for n, turn in enumerate(turns, 1) if turn.how != "is down"), len(turns))
     assert what.upstream.asked == [str(number) for number in range(expected)]
     assert bool(what.reply) == (turns[expected - 1].how == "answers")
+
+
+async def test_a_loser_that_fails_by_a_fault_of_ours_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    both = asyncio.Event()
+
+    async def asked(call: Call) -> Reply:
+        await both.wait()
+        if str(call.targets[0]) == "a":
+            return Reply.plain({})
+        raise ZeroDivisionError("a bug")
+
+    asyncio.get_running_loop().call_soon(both.set)
+    reply = await first_good(call(targets=["a", "b"]), asked, by="race")
+    await reply.aclose()
+
+    assert "ZeroDivisionError: a bug" in caplog.text

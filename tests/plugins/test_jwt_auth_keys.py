@@ -19,6 +19,7 @@ from headrace.testing.misbehaviour import Behaviour, Pause, Received, Step, answ
 from headrace.transport import best
 from headrace_plugins.jwt_auth import JwtAuth
 from headrace_plugins.jwt_auth.jwks import Jwks
+from headrace_plugins.jwt_auth.sources import File
 
 from .jwt.login import Login, logging_in
 from .jwt.showing import Nowhere, opened, show
@@ -550,3 +551,8 @@ async def test_a_file_that_is_broken_changes_nothing(
         assert await outcome(plugin, token()) == "ann"
         assert await outcome(plugin, token(ED)) == "invalid_token"
     assert len(caplog.records) == 1
+
+
+def test_what_has_no_end_is_no_file_of_keys() -> None:
+    with pytest.raises(ValueError, match="it is no file of at most"):
+        File(name="/dev/zero").read()

@@ -474,7 +474,16 @@ async def test_nobody_else_may(client: tuple[str, int] | None, upstream: Upstrea
     assert response.headers["x-request-id"].startswith("req_")
 
 
-@pytest.mark.parametrize("header", ["x-forwarded-for", "Forwarded", "x-real-ip", "Via"])
+async def test_no_page_may_that_bends_its_name_to_this_machine(upstream: Upstream) -> None:
+    async with running(upstream=upstream) as client:
+        response = await client.get("/metrics", headers={"host": "evil.example:8080"})
+
+    assert response.status == 403
+
+
+@pytest.mark.parametrize(
+    "header", ["x-forwarded-for", "Forwarded", "x-real-ip", "Via", "cf-connecting-ip"]
+)
 async def test_nobody_may_through_a_proxy_of_this_machine(header: str, upstream: Upstream) -> None:
     async with running(upstream=upstream) as client:
         response = await client.get("/metrics", headers={header: "127.0.0.1"})
