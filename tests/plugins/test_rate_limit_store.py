@@ -73,6 +73,21 @@ async def test_each_replica_keeps_its_share_while_the_store_does_not_answer(act:
     assert all(each.record.limits[0].local for each in given)
 
 
+async def test_a_process_that_was_stopped_asks_the_store_once_more(
+    upstream: Upstream, clock: Clock
+) -> None:
+    clock.jumps = False
+    given = call()
+    async with limiting(Faulty("hangs")) as plugin:
+        asked = asyncio.create_task(ask(plugin, upstream=upstream, call=given))
+        await settled()
+        clock.advance(2)
+
+        await text(await asked)
+
+    assert [limit.local for limit in given.record.limits] == [False]
+
+
 async def test_a_share_is_never_nothing(upstream: Upstream) -> None:
     limit = {"by": [], "requests": "3/day", "tokens": "3/day", "concurrent": 3}
     plugin = limiting(Faulty(*GONE), by=limit, replicas=100)
