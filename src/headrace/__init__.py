@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Limits,
         Outgoing,
         Patience,
+        Provider,
         Resolved,
         Target,
         Targets,
@@ -65,7 +66,16 @@ if TYPE_CHECKING:
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.pages import Page, Pages
     from headrace.racing import first_good
-    from headrace.record import Attempt, Cached, Limited, Observer, Raced, Record, Usage
+    from headrace.record import (
+        Attempt,
+        Cached,
+        Happening,
+        Limited,
+        Observer,
+        Raced,
+        Record,
+        Usage,
+    )
     from headrace.registry import translation
     from headrace.reply import Event, Reply, shielded, until_closed
     from headrace.rests import Place, Rests, place_of, resting
@@ -73,13 +83,14 @@ if TYPE_CHECKING:
     from headrace.store import Full, Step, Store, Unavailable
     from headrace.store.memory import Memory
     from headrace.transport import Request, Response, Transport
+    from headrace.vitals import Vitals
 
 _HOMES = {
     "assembling": ["assembled", "taken_apart"],
     "body": ["REMOVED"],
     "call": [
         *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience"),
-        *("Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
+        *("Provider", "Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
     ],
     "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota", "network"],
     "chain": ["Next", "Plugin", "Plugins", "compose"],
@@ -104,7 +115,9 @@ _HOMES = {
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "pages": ["Page", "Pages"],
     "racing": ["first_good"],
-    "record": ["Attempt", "Cached", "Limited", "Observer", "Raced", "Record", "Usage"],
+    "record": [
+        *("Attempt", "Cached", "Happening", "Limited", "Observer", "Raced", "Record", "Usage"),
+    ],
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
     "routing": ["Routes"],
@@ -112,6 +125,7 @@ _HOMES = {
     "store": ["Full", "Step", "Store", "Unavailable"],
     "store.memory": ["Memory"],
     "transport": ["Request", "Response", "Transport"],
+    "vitals": ["Vitals"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -143,6 +157,7 @@ __all__ = [
     "Frame",
     "Full",
     "Gateway",
+    "Happening",
     "HeadraceError",
     "Key",
     "KeyFile",
@@ -163,6 +178,7 @@ __all__ = [
     "Place",
     "Plugin",
     "Plugins",
+    "Provider",
     "Quota",
     "Raced",
     "Rate",
@@ -190,6 +206,7 @@ __all__ = [
     "Unsupported",
     "UpstreamError",
     "Usage",
+    "Vitals",
     "WithUsage",
     "__version__",
     "assembled",

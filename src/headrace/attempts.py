@@ -10,14 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from headrace.budget import Budget
-from headrace.call import PASSTHROUGH, Call, Limits, Patience, Timeouts, leaves
+from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
-from headrace.health import Health
 from headrace.reading import Reading, first_of, reading_of
 from headrace.record import Attempt
 from headrace.reply import Event, Reply
@@ -50,10 +49,10 @@ class Upstream:
     """Another one for another forwarder, plugins or models behind the same name."""
     budget: Budget = field(default_factory=Budget)
     """How often it is asked after others, or after itself, have failed."""
-    health: Health | None = None
-    """How it is asked whether it is well; None where it is not."""
     secrets: tuple[str, ...] = ()
     """What must never be shown of what it says."""
+    provider: Provider = Provider()
+    """Whose it is."""
 
 
 class Attempts:
@@ -74,6 +73,7 @@ class Attempts:
         self._most = most
         self._limits = limits
         self._rests = rests or Rests()
+        self._budgets = {name: upstream.budget for name, upstream in upstreams.items()}
         self._asking = {
             name: compose(upstream.plugins, partial(self.attempt, upstream))
             for name, upstream in upstreams.items()
@@ -94,24 +94,21 @@ class Attempts:
         target = next(leaves(call.targets))
         if (rest := self._rests.of(target, call)) and rest.closed:
             raise resting(target, call, rest.left)
-        further = any(attempt.outcome == "failed" for attempt in record.attempts)
-        if further and not upstream.budget.allows():
-            raise _over_budget(record.attempts)
+        payer = self._pays(call, upstream)
         attempt = Attempt(target=target)
         record.attempts.append(attempt)
-        told = call.telling(attempt, upstream.timeouts, self._limits)
-        if not further:
-            upstream.budget.first()
+        told = call.telling(attempt, upstream.timeouts, self._limits, upstream.provider)
+        well: bool | None = None
         try:
             reply = await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
-            upstream.budget.ended(well=True, further=further)
+            well = True
             return reply
         except UpstreamError as error:
             error.scrub(upstream.secrets)
             attempt.error = error
             attempt.status = error.said or attempt.status
             attempt.end("failed")
-            upstream.budget.ended(well=not (error.again or error.elsewhere), further=further)
+            well = not (error.again or error.elsewhere)
             if error.retry_after:
                 wait = min(error.retry_after, _LONGEST_REST)
                 self._rests.rest(place_of(target, call), wait, why="it asked to wait")
@@ -123,19 +120,36 @@ class Attempts:
             raise
         except BaseException:
             attempt.end("failed")
+            well = False
             raise
+        finally:
+            upstream.budget.ended(payer, well=well)
+
+    def _pays(self, call: Call, upstream: Upstream) -> Budget | None:
+        """Who pays for one more attempt of a call of which one has failed; None for a first one.
+
+        Raises `UpstreamError` where there is nothing left.
+        """
+        attempts = call.record.attempts
+        if not any(attempt.outcome == "failed" for attempt in attempts):
+            upstream.budget.first()
+            return None
+        payer = self._budgets[attempts[0].target.upstream]
+        if not payer.pays(upstream.budget):
+            raise _over_budget(attempts)
+        return payer
 
     async def _once(self, upstream: Upstream, attempt: Attempt, call: Call) -> Reply:
         sent = call
         if call.operation != PASSTHROUGH:
             model = attempt.target.model or call.dialect.asked(call)
-            attempt.model = upstream.models.get(model, model)
+            attempt.asked = attempt.model = upstream.models.get(model, model)
             sent = call.dialect.towards(call, attempt.model)
             if upstream.ask_usage:
                 sent = call.dialect.asking_usage(sent)
         reading = reading_of(call)
         ask = compose(upstream.brought, upstream.forward)
-        patience, left = reading.patience(_timeouts(upstream, call)), call.deadline.left()
+        patience, left = _patience(reading, upstream, call), call.deadline.left()
         try:
             async with asyncio.timeout(min(patience, left)):
                 reply = await ask(sent)
@@ -144,7 +158,7 @@ class Attempts:
         except TimeoutError:
             raise _silent(left <= patience) from None
         finally:
-            attempt.usage = reading.usage
+            _note(reading, attempt)
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
         for secret in filter(None, upstream.secrets):
@@ -189,23 +203,33 @@ async def _rest(
 
 
 async def _settle(reading: Reading, attempt: Attempt, error: BaseException | None) -> None:
-    attempt.usage = reading.usage
+    _note(reading, attempt)
     incomplete = isinstance(error, CallError)
     attempt.end("ok" if error is None else "incomplete" if incomplete else "cancelled")
 
 
-def _timeouts(upstream: Upstream, call: Call) -> Timeouts:
-    """The upstream's, but that a plugin above may have less patience."""
-    own, asked = upstream.timeouts, call.told(Patience)
-    if asked is None:
-        return own
-    return replace(own, first_event=min(own.first_event, asked.seconds))
+def _note(reading: Reading, attempt: Attempt) -> None:
+    attempt.usage, attempt.reply_id, attempt.finish = reading.usage, reading.id, reading.finish
+
+
+def _patience(reading: Reading, upstream: Upstream, call: Call) -> float:
+    """Seconds to wait for the first output.
+
+    A plugin above may have less patience, but not with what nobody else can be asked for.
+    """
+    own, asked = reading.patience(upstream.timeouts), call.told(Patience)
+    return min(own, asked.seconds) if asked and _repeatable(call) else own
+
+
+def _repeatable(call: Call) -> bool:
+    """Whether asking again does nothing twice: by itself, or by the client's key."""
+    return call.idempotent or "idempotency-key" in call.headers
 
 
 def _may_repeat(call: Call, error: UpstreamError) -> bool:
-    """Whether asking again does nothing twice: by itself, by the client's key, or as yet unsent."""
+    """Whether asking again does nothing twice: it is repeatable, or was not sent."""
     unsent = error.code in _NEVER_SENT or isinstance(error, Unsupported)
-    return unsent or call.idempotent or "idempotency-key" in call.headers
+    return unsent or _repeatable(call)
 
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:

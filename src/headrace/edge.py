@@ -54,7 +54,8 @@ class Edge:
 
     `name` marks calls that passed here, so that one that comes back is seen. `caller` finds the
     user that a host application has already found. `local_only` refuses requests for any host but
-    this machine, so that no page in a browser can pass itself off as one.
+    this machine, so that no page in a browser can pass itself off as one. What is `serving` may be
+    shared with the edges of other configurations.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Edge:
         bounds: Bounds = Bounds(),
         caller: Callable[[Scope], Caller | None] | None = None,
         local_only: bool = False,
+        serving: set[_Exchange] | None = None,
     ) -> None:
         self.answer = answer
         self.name = name
@@ -75,7 +77,7 @@ class Edge:
         self.bounds = bounds
         self.caller = caller
         self.local_only = local_only
-        self._serving: set[_Exchange] = set()
+        self._serving: set[_Exchange] = set() if serving is None else serving
 
     @property
     def serving(self) -> int:

@@ -1,11 +1,13 @@
-"""The gateway: an ASGI application built from a configuration."""
+"""The gateway: an ASGI application built from a configuration, which can be changed as it runs."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,21 +15,19 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import pages
-from headrace.attempts import Attempts
-from headrace.call import Limits
 from headrace.caller import Caller
-from headrace.chain import compose
+from headrace.caretaker import Caretaker
 from headrace.config.build import build
 from headrace.config.document import Document, load
 from headrace.config.plan import Plan
-from headrace.config.problems import Problem
 from headrace.config.workers import check_workers, workers_of
-from headrace.dialect import OPENAI
 from headrace.edge import Edge, path_below
-from headrace.errors import ConfigError, Overloaded
-from headrace.health import watched
-from headrace.intake import Bounds
+from headrace.errors import NotFound, Overloaded
+from headrace.record import Happening
 from headrace.routing import Router
+from headrace.vitals import Loaded, Vitals
+from headrace.watching import watch
+from headrace.works import Works
 
 if TYPE_CHECKING:
     import httpx2
@@ -39,6 +39,7 @@ _FORGOTTEN = (
     "around it, Starlette(..., lifespan=gateway.lifespan), or enter it in your own lifespan: "
     "async with gateway.lifespan(app)"
 )
+_WORKS = "headrace.works"
 
 
 class Gateway:
@@ -48,7 +49,9 @@ class Gateway:
     gets `gateway.lifespan`. Mounted, it touches no signal handler, no event loop and no logging.
 
     `caller` finds the user in an ASGI scope that the host application has already found; who is
-    None is refused. `open` says that everybody on this machine may ask without a key.
+    None is refused. `open` says that everybody on this machine may ask without a key. `source`
+    reads the configuration again for `reload`, and `check` raises `ConfigError` where a new one
+    does not fit the place where it runs.
 
     Raises `ConfigError` where nothing in `server.chain` finds out who asks and neither `caller`,
     `open` nor `server: {auth: none}` says that this is meant.
@@ -60,52 +63,25 @@ class Gateway:
         *,
         caller: Callable[[Scope], Caller | None] | None = None,
         open: bool = False,
+        source: Callable[[], Document] | None = None,
+        check: Callable[[Plan], None] = lambda plan: None,
     ) -> None:
-        if not (plan.authenticates or caller or open or plan.server.auth == "none"):
-            raise ConfigError([Problem(None, _UNGUARDED)])
-        self.plan = plan
         self.draining = False
+        self.internal: int | None = None
+        """The port where what operators ask is served alone; None where every port serves it."""
+        self._make = partial(Works, caller=caller, open=open)
+        self._works = self._make(plan)
+        self._app = self._around(plan)
+        self._live = [self._works]
+        """The works that serve calls, those that were replaced included."""
+        self._source = source
+        self._check = check
+        self._read = plan.document
+        """The document that was read last, be it good or not."""
         self._running = 0
-        self._closed = plan.authenticates or caller is not None
-        dialects = (OPENAI,)
-        self.router = Router(
-            plan.routes,
-            plan.upstreams,
-            Attempts(
-                plan.upstreams,
-                most=plan.server.attempts,
-                limits=Limits(event=plan.server.max_event, answer=plan.server.max_answer),
-                rests=plan.rests,
-            ),
-            dialects=dialects,
-            listings={
-                name: upstream.forward.models
-                for name, upstream in plan.upstreams.items()
-                if hasattr(upstream.forward, "models")
-            },
-        )
-        self.edge = Edge(
-            compose(plan.admitting, self.router),
-            name=plan.name,
-            dialects=dialects,
-            observers=plan.observers,
-            bounds=Bounds(
-                body=plan.server.max_body,
-                read=plan.server.body_timeout,
-                write_stall=plan.server.write_stall,
-            ),
-            caller=caller,
-            local_only=not (plan.authenticates or caller or plan.server.auth == "none"),
-        )
-        self._pages = {
-            path: page
-            for observer in plan.observers
-            for path, page in getattr(observer, "pages", {}).items()
-        }
-        app: ASGIApp = self._inside
-        for middleware, options in reversed(plan.middleware):
-            app = middleware(app, **options)
-        self._app = app
+        self._caretaker = Caretaker()
+        self._one_at_a_time = asyncio.Lock()
+        self._is_in_force(plan)
 
     @classmethod
     def load(
@@ -118,14 +94,39 @@ class Gateway:
     ) -> Self:
         """The gateway that a file describes. Raises `ConfigError` with every problem it has."""
         environ = os.environ if environ is None else environ
-        gateway = cls.of(load(Path(path), environ), caller=caller, open=open)
-        check_workers(gateway.plan, workers_of(gateway.plan, environ))
+
+        def check(plan: Plan) -> None:
+            check_workers(plan, workers_of(plan, environ))
+
+        source = partial(load, Path(path), environ)
+        gateway = cls.of(source(), caller=caller, open=open, source=source, check=check)
+        check(gateway.plan)
         return gateway
 
     @classmethod
     def of(cls, document: Document, **options: Any) -> Self:
         """The gateway that a document describes."""
         return cls(build(document), **options)
+
+    @property
+    def plan(self) -> Plan:
+        """The configuration in force."""
+        return self._works.plan
+
+    @property
+    def router(self) -> Router:
+        """What answers the calls that come now."""
+        return self._works.router
+
+    @property
+    def edge(self) -> Edge:
+        """Where the calls come in that come now; it knows of all that are under way."""
+        return self._works.edge
+
+    @property
+    def vitals(self) -> Vitals:
+        """What is known of this gateway as long as it runs."""
+        return self.plan.vitals
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -136,16 +137,99 @@ class Gateway:
             )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.plan.transport.aclose)
-            stack.push_async_callback(self.plan.store.aclose)
-            for part in self.plan.parts:
-                if isinstance(part, AbstractAsyncContextManager):
-                    await stack.enter_async_context(part)
-            await stack.enter_async_context(watched(self.plan.upstreams.values(), self.plan.rests))
+            await stack.enter_async_context(self._caretaker.at_work())
+            await self._caretaker.open(self.plan.parts)
+            self._tell_loaded()
+            await stack.enter_async_context(self._watching())
             self._running += 1
             try:
                 yield
             finally:
                 self._running -= 1
+
+    # Another configuration
+
+    async def reload(self) -> bool:
+        """Take the configuration as it is written now; whether it is another one.
+
+        Calls under way end as they began. Raises `ConfigError` with every problem where it has
+        some, and whatever a part raises that cannot be opened: all is as before then.
+        """
+        if self._source is None:
+            raise RuntimeError("nobody has said where the configuration of this gateway is written")
+        async with self._one_at_a_time:
+            try:
+                return await self._take(await asyncio.to_thread(self._source))
+            except Exception as error:
+                self._is_refused(error)
+                raise
+
+    async def _take(self, document: Document) -> bool:
+        self._read = document
+        now = self.plan
+        if not document.problems and now.document and document.value == now.document.value:
+            self._is_in_force(now)
+            return False
+        plan = await asyncio.to_thread(build, document, before=now)
+        self._check(plan)
+        works = self._make(plan)
+        plan.handover.succeed()
+        if self._running:
+            await self._caretaker.open(plan.parts)
+        if plan.middleware != now.middleware:
+            self._app = self._around(plan)
+        before, self._works = self._works, works
+        self._live.append(works)
+        self._is_in_force(plan)
+        self.vitals.reloads["ok"] += 1
+        self._tell_loaded()
+        logger.info("another configuration is in force (%s)", plan.hash)
+        await self._retire(before)
+        return True
+
+    async def _retire(self, works: Works) -> None:
+        """Close what only these works have, once they serve no call any more."""
+        if works.connections or works not in self._live:
+            return
+        self._live.remove(works)
+        if self._running:
+            await self._caretaker.keep(part for left in self._live for part in left.plan.parts)
+
+    def _is_in_force(self, plan: Plan) -> None:
+        vitals = plan.vitals
+        vitals.store, vitals.observers, vitals.refused = plan.store, plan.observers, None
+        if vitals.config is None or vitals.config.hash != plan.hash:
+            vitals.config = Loaded(hash=plan.hash, files=plan.files)
+
+    def _tell_loaded(self) -> None:
+        plan = self.plan
+        told = Happening(what="config.loaded", target=plan.hash, details={"files": [*plan.files]})
+        plan.vitals.tell(told)
+
+    def _is_refused(self, error: Exception) -> None:
+        vitals = self.vitals
+        vitals.reloads["failed"] += 1
+        vitals.refused = str(error) or type(error).__name__
+        logger.error("the configuration stays as it was; the new one has problems:\n%s", error)
+        why = {"why": vitals.refused}
+        vitals.tell(Happening(what="config.refused", outcome="failed", details=why))
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Look at the files of the configuration as often as it says."""
+
+        async def changed() -> None:
+            with suppress(Exception):  # it was told
+                await self.reload()
+
+        looking = asyncio.create_task(
+            watch(lambda: self.plan.server.watch, lambda: self._read, changed)
+        )
+        try:
+            yield
+        finally:
+            looking.cancel()
+            await asyncio.wait((looking,))
 
     def client(self) -> httpx2.AsyncClient:
         """An HTTP client that reaches this gateway in the same process, without a socket.
@@ -159,17 +243,35 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection: HTTP, or the lifespan where it stands alone."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._live_and_die(receive, send)
         elif scope["type"] == "http":
-            await self._app(scope, receive, send)
+            await self._serve(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        works = self._works
+        works.connections += 1
+        try:
+            await self._app({**scope, _WORKS: works}, receive, send)
+        finally:
+            works.connections -= 1
+            if works is not self._works:
+                await self._retire(works)
+
+    def _around(self, plan: Plan) -> ASGIApp:
+        """The middleware of a plan; it stays while others do the work inside."""
+        app: ASGIApp = self._inside
+        for middleware, options in reversed(plan.middleware):
+            app = middleware(app, **options)
+        return app
+
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = await self._page(scope)
+        works: Works = scope[_WORKS]
+        page = await self._page(works, scope)
         if page is None:
-            await self.edge(scope, receive, send)
+            await works.edge(scope, receive, send)
             return
         headers = [(name.encode(), value.encode()) for name, value in page.headers.items()]
         headers.append((b"content-length", str(len(page.body)).encode()))
@@ -177,27 +279,28 @@ class Gateway:
         body = b"" if scope["method"] == "HEAD" else page.body
         await send({"type": "http.response.body", "body": body})
 
-    async def _page(self, scope: Scope) -> pages.Page | None:
+    async def _page(self, works: Works, scope: Scope) -> pages.Page | None:
         if not self._running:
             logger.critical(_FORGOTTEN)
             return pages.refused(Overloaded(_FORGOTTEN, code="not_started"))
-        if scope["method"] not in ("GET", "HEAD"):
-            return None
+        reads = scope["method"] in ("GET", "HEAD")
         path = path_below(scope)
-        if page := self._pages.get(path):
+        if reads and path in ("/health", "/healthz"):
+            return pages.health()
+        if reads and path == "/readyz":
+            degraded = ["store"] if works.plan.store.fault else []
+            return pages.ready(not self.draining, degraded=degraded)
+        inside = self.internal is not None and (scope.get("server") or ())[1:] == (self.internal,)
+        if reads and (inside or self.internal is None) and (page := works.page(scope)):
             return await pages.shown(page, HTTPConnection(scope))
-        match path:
-            case "/health" | "/healthz":
-                return pages.health()
-            case "/readyz":
-                degraded = ["store"] if self.plan.store.fault else []
-                return pages.ready(not self.draining, degraded=degraded)
-            case "/":
-                listed = {} if self._closed else await self.router.listed()
-                return pages.home(_base_url(scope), listed.items(), closed=self._closed)
+        if inside:
+            return pages.refused(NotFound(_INTERNAL, code="unknown_url"))
+        if reads and path == "/":
+            listed = {} if works.closed else await works.router.listed()
+            return pages.home(_base_url(scope), listed.items(), closed=works.closed)
         return None
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _live_and_die(self, receive: Receive, send: Send) -> None:
         """The lifespan protocol (asgi.readthedocs.io, "Lifespan Protocol")."""
         await receive()
         phase = "startup"
@@ -213,10 +316,9 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-_UNGUARDED = (
-    "nobody is asked for a key: no plugin in 'server: {chain: [...]}' authenticates. Add one "
-    "('headrace plugins' lists them); or write 'server: {auth: none}' to let in everybody who "
-    "reaches the port; or run 'headrace serve' on a loopback address"
+_INTERNAL = (
+    "this port is for those who operate the gateway: its metrics and its administration. Calls go "
+    "to the other one, 'server: {port: …}'"
 )
 
 

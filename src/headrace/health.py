@@ -6,23 +6,19 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field
 from starlette.datastructures import Headers
 
-from headrace.call import PASSTHROUGH, Call, Deadline, Target
+from headrace.call import PASSTHROUGH, Call, Deadline, Target, Timeouts
+from headrace.chain import Next
 from headrace.dialect import OPENAI
 from headrace.errors import UpstreamError
 from headrace.options import Duration
 from headrace.record import Record
 from headrace.rests import Rests
-
-if TYPE_CHECKING:
-    from headrace.attempts import Upstream
 
 logger = logging.getLogger("headrace")
 
@@ -56,74 +52,76 @@ class Health:
     """After how many failures in a row no call is sent there, until it is well again."""
 
 
-@asynccontextmanager
-async def watched(upstreams: Iterable[Upstream], rests: Rests) -> AsyncIterator[None]:
-    """Ask the upstreams that say how, as long as this lasts; those that fail rest in `rests`."""
-    tasks = [
-        asyncio.create_task(_watch(upstream, upstream.health, rests))
-        for upstream in upstreams
-        if upstream.health
-    ]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+@dataclass(kw_only=True, eq=False)
+class Probes:
+    """Asks one upstream again and again, from its opening to its closing."""
 
+    upstream: str
+    health: Health
+    forward: Next
+    timeouts: Timeouts
+    rests: Rests
 
-async def _watch(upstream: Upstream, health: Health, rests: Rests) -> None:
-    place = upstream.name, None
-    until_next = 1.1 * health.every + health.timeout + _SLACK
-    failures, why = 0, ""
-    while True:
-        fault = await _fault(upstream, health)
-        failures = failures + 1 if fault else 0
-        if failures >= health.failures:
-            if not why:
-                said = "upstream %s is not asked: its probe failed with %s"
-                logger.warning(said, upstream.name, fault)
-            why = f"its probe failed with {fault}"
-            rests.rest(place, until_next, why=why, closed=True)
-        elif why and not fault:
-            logger.info("upstream %s is well again", upstream.name)
-            rest = rests.at(place)
-            if rest and rest.why == why:  # and not for another reason, or by hand
-                rests.resume(place)
-            why = ""
-        # At random, or all workers and replicas would ask at once.
-        await asyncio.sleep(health.every * random.uniform(0.9, 1.1))  # noqa: S311  no secret
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        self._task = asyncio.create_task(self._watch())
+        return self
 
+    async def __aexit__(self, *_: object) -> None:
+        """Ask no more."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
 
-async def _fault(upstream: Upstream, health: Health) -> str | None:
-    """Ask once: what is wrong, in a word or two of ours; None where all is well."""
-    record = Record(id="health", method="GET", path=health.path)
-    asked = Call(
-        id=record.id,
-        method=record.method,
-        path=record.path,
-        query="",
-        headers=Headers(),
-        body=b"",
-        dialect=OPENAI,
-        operation=PASSTHROUGH,
-        targets=(Target(upstream.name),),
-        deadline=Deadline.after(health.timeout),
-        record=record,
-    )
-    try:
-        async with asyncio.timeout(health.timeout):
-            reply = await upstream.forward(asked.telling(upstream.timeouts))
-            try:
-                async for _ in reply.events:
-                    pass  # to the end, so that the connection can be kept
-            finally:
-                await reply.aclose()
-    except TimeoutError:
-        return f"no answer within {health.timeout}"
-    except UpstreamError as error:
-        return f"HTTP {error.said}" if error.said else str(error.code)
-    except Exception as error:  # noqa: BLE001  a forwarder is anyone's
-        return type(error).__name__
-    return None
+    async def _watch(self) -> None:
+        health, place = self.health, (self.upstream, None)
+        until_next = 1.1 * health.every + health.timeout + _SLACK
+        failures, why = 0, ""
+        while True:
+            fault = await self._fault()
+            failures = failures + 1 if fault else 0
+            if failures >= health.failures:
+                if not why:
+                    said = "upstream %s is not asked: its probe failed with %s"
+                    logger.warning(said, self.upstream, fault)
+                why = f"its probe failed with {fault}"
+                self.rests.rest(place, until_next, why=why, closed=True)
+            elif why and not fault:
+                logger.info("upstream %s is well again", self.upstream)
+                rest = self.rests.at(place)
+                if rest and rest.why == why:  # and not for another reason, or by hand
+                    self.rests.resume(place)
+                why = ""
+            # At random, or all workers and replicas would ask at once.
+            await asyncio.sleep(health.every * random.uniform(0.9, 1.1))  # noqa: S311  no secret
+
+    async def _fault(self) -> str | None:
+        """Ask once: what is wrong, in a word or two of ours; None where all is well."""
+        record = Record(id="health", method="GET", path=self.health.path)
+        asked = Call(
+            id=record.id,
+            method=record.method,
+            path=record.path,
+            query="",
+            headers=Headers(),
+            body=b"",
+            dialect=OPENAI,
+            operation=PASSTHROUGH,
+            targets=(Target(self.upstream),),
+            deadline=Deadline.after(self.health.timeout),
+            record=record,
+        )
+        try:
+            async with asyncio.timeout(self.health.timeout):
+                reply = await self.forward(asked.telling(self.timeouts))
+                try:
+                    async for _ in reply.events:
+                        pass  # to the end, so that the connection can be kept
+                finally:
+                    await reply.aclose()
+        except TimeoutError:
+            return f"no answer within {self.health.timeout}"
+        except UpstreamError as error:
+            return f"HTTP {error.said}" if error.said else str(error.code)
+        except Exception as error:  # noqa: BLE001  a forwarder is anyone's
+            return type(error).__name__
+        return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from headrace.call import Target
 from headrace.caller import Caller
@@ -44,8 +44,14 @@ class Attempt:
     """What the upstream answered with, where it did."""
     error: UpstreamError | None = None
     """The failure itself, where an upstream failed."""
+    asked: str | None = None
+    """The model that was asked there, by the name it has there."""
     model: str | None = None
-    """The model that was asked there; once it answered, the one it says it is."""
+    """The same; once it answered, the one it says it is."""
+    reply_id: str | None = None
+    """What the upstream calls its answer."""
+    finish: str | None = None
+    """Why the answer ended, where it says so."""
     usage: Usage | None = None
 
     def end(self, outcome: Literal["ok", "failed", "incomplete", "cancelled"]) -> None:
@@ -179,7 +185,27 @@ class Record:
         self.ended = time.monotonic()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Happening:
+    """Something that operators want to know, and that is no call.
+
+    A configuration was taken or refused (`config.loaded`, `config.refused`), somebody used a key
+    of the administration (`admin.reload`, `admin.refused`).
+    """
+
+    what: str
+    who: str | None = None
+    """Who did it, as an address or a name; None where nobody did."""
+    target: str | None = None
+    """What it was done to."""
+    outcome: Literal["ok", "refused", "failed"] = "ok"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More, as JSON has it; never a secret."""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
 # A class whose attribute `by_default` is true observes where the configuration names no observers.
-# An observer may have an attribute `pages`, answers to GET by path: `headrace.pages.Pages`.
+# An observer may have an attribute `pages`, answers to GET by path: `headrace.pages.Pages`; and a
+# method `happened`, which is told of every `Happening`.
 Observer = Callable[[Record], None]
 """Is told of every closed record. It must not block; what it raises is logged, and that is all."""

@@ -86,6 +86,12 @@ class Routes:
         self._models = [(glob(r.key), r) for r in patterns if not r.is_path and r.key != "*"]
         self._paths = [(glob(r.key), r) for r in patterns if r.is_path]
         self._any = next((route for route in patterns if route.key == "*"), None)
+        self._written = routes, tuple(self._upstreams)
+
+    def __eq__(self, other: object) -> bool:
+        return self._written == other._written if isinstance(other, Routes) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     @staticmethod
     def of_server() -> Routes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -34,7 +33,6 @@ class Served:
         self.upstream = Upstream()
         made = gateway(text, upstream=self.upstream, **options)
         self.records: list[Record] = []
-        made.plan = replace(made.plan, observers=())
         made.edge.observers = (self.records.append,)
         self.gateway: Gateway = made
         self.client = Client(made)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from headrace import Call, ConfigError, Duration, Reply, Transport
-from headrace.attempts import Upstream as Configured
-from headrace.health import Health, watched
+from headrace.call import Timeouts
+from headrace.health import Health, Probes
 from headrace.rests import Rests
 from headrace.testing import Client, Clock, Loopback, Upstream, gateway, refuses, settled, silent
 from headrace.testing.misbehaviour import COMPLETION, answers, status
@@ -46,8 +46,14 @@ def upstream() -> Upstream:
 async def probed(upstream: Any, **options: Any) -> AsyncIterator[Rests]:
     """The rests of an upstream that is asked every ten seconds."""
     rests = Rests()
-    configured = Configured(name="a", forward=upstream, health=Health(**options))
-    async with watched([configured], rests):
+    probes = Probes(
+        upstream="a",
+        health=Health(**options),
+        forward=upstream,
+        timeouts=Timeouts(),
+        rests=rests,
+    )
+    async with probes:
         await settled()
         yield rests
 
@@ -244,7 +250,7 @@ async def test_calls_go_to_the_others_and_nobody_is_told_of_the_probe() -> None:
         made.edge.observers = (told.append,)
         async with made.lifespan():
             async with asyncio.timeout(5):
-                while not made.plan.rests.all:
+                while not made.vitals.rests.all:
                     await asyncio.sleep(0.005)
             client = Client(made)
             answer, refused = await client.chat(model="m"), await client.chat(model="only")
@@ -264,10 +270,11 @@ async def test_calls_go_to_the_others_and_nobody_is_told_of_the_probe() -> None:
 def test_it_asks_for_the_models_every_ten_seconds_unless_told_otherwise() -> None:
     made = gateway("upstreams: {a: {forwarder: mock, health: {}}, b: {forwarder: mock, health:}}")
 
-    assert made.plan.upstreams["a"].health == Health(
-        path="/v1/models", every=Duration(10), timeout=Duration(2), failures=2
+    (asking,) = made.plan.probes
+    assert (asking.upstream, asking.health) == (
+        "a",
+        Health(path="/v1/models", every=Duration(10), timeout=Duration(2), failures=2),
     )
-    assert made.plan.upstreams["b"].health is None
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ async def test_models_that_clients_think_of_count_together_and_fill_no_memory(
         client = Client(made)
         assert await statuses(client, 99, lambda n: f"junk{n}") == [502] * 5 + [503] * 94
         assert await statuses(client, 99, lambda n: f"a/x{n}") == [502] * 5 + [503] * 94
-        assert len(made.plan.rests.all) == 2
+        assert len(made.vitals.rests.all) == 2
 
         upstream.script(says("hello"))
         assert await statuses(client, 1, lambda n: "named") == [200]

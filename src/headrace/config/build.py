@@ -13,7 +13,7 @@ from typing import Any
 from headrace import transport
 from headrace.attempts import Upstream
 from headrace.budget import Budget
-from headrace.call import Targets, Timeouts
+from headrace.call import Provider, Targets, Timeouts
 from headrace.caller import Callers
 from headrace.chain import Plugin
 from headrace.config.around import middleware, observers, store_of
@@ -21,6 +21,7 @@ from headrace.config.callers import callers, check
 from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.fingerprint import fingerprint
+from headrace.config.handover import Handover
 from headrace.config.parts import Parts, words
 from headrace.config.plan import Plan, behind_who_asks, says
 from headrace.config.problems import Problem, did_you_mean
@@ -35,38 +36,50 @@ from headrace.config.settings import (
 from headrace.config.targets import levels, skipped, targets, without
 from headrace.errors import ConfigError
 from headrace.given import giving
+from headrace.health import Probes
 from headrace.options import Duration, Secret
 from headrace.registry import name_of
 from headrace.rests import Rests
 from headrace.routing import Route, Routes
 from headrace.store import Store
 from headrace.transport import Transport
+from headrace.vitals import Vitals
+
+_STORE: Path = ("server", "store")
 
 
 def build(
-    document: Document, *, through: Transport | None = None, keep: Store | None = None
+    document: Document,
+    *,
+    through: Transport | None = None,
+    keep: Store | None = None,
+    before: Plan | None = None,
 ) -> Plan:
     """The plan a document describes. Raises `ConfigError` with every problem it has.
 
     Forwarders ask `through` a transport of their own if one is given, else the best there is;
     plugins share what they keep in `keep` if that is given, else where the document says. Of a
     document with values left unset, problems are found, but nobody can be asked by its plan.
+
+    A plan that takes the place of the one `before` has its very parts where they did not change.
     """
-    parts = Parts(document)
+    parts = Parts(document, Handover(before.handover.made if before else None))
     sections = _sections(parts)
-    asked = through or transport.best()
-    kept = store_of(parts, sections["server"].get("store"))
+    asked = through or (before.transport if before else transport.best())
+    kept = parts.handover.same(_STORE, store_of(parts, sections["server"].get("store")))
     known = callers(parts, sections["callers"])
     keys = [Route(key=key, targets=()) for key in sections["routes"]]
+    vitals = before.vitals if before else Vitals()
     things: dict[Callable[..., Any], object] = {
         Callers: known,
-        Rests: Rests(),
+        Rests: vitals.rests,
         Routes: Routes(keys, sections["upstreams"]),
         Store: keep or kept,
         Transport: asked,
+        Vitals: vitals,
     }
     with giving(things):
-        plan = _Builder(parts, sections).plan(known, kept, asked)
+        plan = _Builder(parts, sections).plan(known, kept, asked, before)
     if parts.problems:
         raise ConfigError(_in_order(parts.problems, document))
     return plan
@@ -98,8 +111,9 @@ class _Builder:
         """Around which plugins something could not be made."""
         self.counting: dict[tuple[str, str], tuple[Path, Plugin]] = {}
         """Plugins that count in the store, and the first place of each, by kind and name."""
+        self.probes: list[Probes] = []
 
-    def plan(self, known: Callers, kept: Store, asked: Transport) -> Plan:
+    def plan(self, known: Callers, kept: Store, asked: Transport, before: Plan | None) -> Plan:
         """Everything there is."""
         server = self.sections["server"]
         chain = self._plugins(("server", "chain"), server, _FRONT)
@@ -113,7 +127,7 @@ class _Builder:
             or any(says(plugin, "enforces_limits") for plugin in behind_who_asks(chain)),
         )
         return Plan(
-            name=self.server.name or f"headrace-{secrets.token_hex(6)}",
+            name=self.server.name or (before.name if before else _some_name()),
             server=self.server,
             chain=chain,
             callers=known,
@@ -124,13 +138,16 @@ class _Builder:
             observers=observers(self.parts, server.get("observers", self.server.observers)),
             middleware=middleware(self.parts, server.get("middleware")),
             store=kept,
-            rests=Rests.of_server(),
+            vitals=Vitals.of_server(),
+            probes=tuple(self.probes),
             transport=asked,
             counting=tuple(
                 (self.parts.document.place(path), plugin) for path, plugin in self.counting.values()
             ),
             secrets=frozenset(self.parts.secrets(())),
-            files=tuple(map(str, self.parts.document.files)),
+            hash=self.parts.document.hash,
+            document=self.parts.document,
+            handover=self.parts.handover,
             unsure=("server",) in self.broken,
         )
 
@@ -153,6 +170,17 @@ class _Builder:
             return None
         inside = [plugin for plugin in plugins if says(plugin, "inside_attempt")]
         models = written.models
+        timeouts = written.timeouts.over(self.server.timeouts.over(_suited(forwarder)))
+        if written.health:
+            asking = Probes(
+                upstream=name,
+                health=written.health,
+                forward=forwarder,
+                timeouts=timeouts,
+                rests=Rests.of_server(),
+            )
+            self.probes.append(self.parts.handover.same(path, asking))
+        hidden = tuple({*_secrets(forwarder), *_secrets(plugins), *self.parts.secrets(path)})
         return Upstream(
             name=name,
             forward=forwarder,
@@ -160,12 +188,12 @@ class _Builder:
             brought=(*inside, *self._brought(where, forwarder, inside)),
             models=models if isinstance(models, dict) else {model: model for model in models},
             labels=written.labels,
-            timeouts=written.timeouts.over(self.server.timeouts.over(_suited(forwarder))),
+            timeouts=timeouts,
             ask_usage=written.ask_usage,
             fingerprint=fingerprint([forwarder, *plugins], written.models),
-            budget=Budget(written.retry_budget),
-            health=written.health,
-            secrets=tuple({*_secrets(forwarder), *_secrets(plugins), *self.parts.secrets(path)}),
+            budget=self.parts.handover.same(path, Budget(written.retry_budget)),
+            secrets=hidden,
+            provider=Provider(_provider(forwarder), hidden),
         )
 
     def _is_off(self, path: Path, value: Any, what: str) -> bool:
@@ -188,7 +216,7 @@ class _Builder:
             kind = self.parts.kind("plugins", path, name, repr(name))
             if kind and not any(type(plugin) is kind for plugin in own):
                 brought = self.parts.fill(kind, path, options, f"{name}, which comes with it")
-                yield from (brought,) if brought else ()
+                yield from (self.parts.handover.same(path, brought),) if brought else ()
 
     # Who is asked, and how
 
@@ -254,6 +282,10 @@ class _Builder:
             )
 
 
+def _some_name() -> str:
+    return f"headrace-{secrets.token_hex(6)}"
+
+
 def _trying(chain: Sequence[Plugin]) -> list[Plugin]:
     """The plugins that take a level of targets each.
 
@@ -294,6 +326,11 @@ def _suited(forwarder: Any) -> Timeouts:
     return TimeoutOptions(**{name: Duration.of(text) for name, text in suits.items()}).over(
         Timeouts()
     )
+
+
+def _provider(forwarder: Any) -> str:
+    """Whom a forwarder asks: what it says of itself, else its name."""
+    return getattr(forwarder, "provider", None) or name_of("forwarders", forwarder)
 
 
 def _secrets(part: Any) -> Iterator[str]:

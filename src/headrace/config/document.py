@@ -9,19 +9,25 @@ and never raised. Nothing here knows what a gateway is.
 
 from __future__ import annotations
 
+import glob
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from headrace.config.include import Sections
 from headrace.config.problems import Place, Problem
 from headrace.config.source import MAX_FILE, Source
-from headrace.config.surroundings import Surroundings, reason
+from headrace.config.surroundings import Surroundings, Version, reason, version
 from headrace.config.values import Path, Spot, Values
 
 __all__ = ["Document", "Path", "load", "parse"]
+
+Versions: TypeAlias = tuple[tuple[Version, ...], tuple[str, ...]]
 
 
 def load(
@@ -73,7 +79,29 @@ class Document:
     """Every file that was asked for, those of `${file:…}` included."""
     patterns: list[str]
     """Every `include`, as `glob` takes it: a new file that it matches would be read too."""
+    versions: Versions
+    """What distinguishes those files from their next versions."""
     _spots: dict[Path, Spot] = field(repr=False)
+
+    def versions_now(self) -> Versions:
+        """The versions of its files as they are by now; others where it should be read again."""
+        return _versions({file: version(file) for file in self.files}, self.patterns)
+
+    @cached_property
+    def hash(self) -> str:
+        """The same for the same configuration, whatever came from `${…}`."""
+        told = json.dumps(self._masked((), self.value), default=str)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def _masked(self, path: Path, value: Any) -> Any:
+        if path in self.expanded:
+            return "***"
+        if isinstance(value, dict):
+            # As pairs: the order of some sections means something.
+            return [[str(key), self._masked((*path, key), inner)] for key, inner in value.items()]
+        if isinstance(value, list):
+            return [self._masked((*path, number), inner) for number, inner in enumerate(value)]
+        return value
 
     def place(self, path: Path) -> Place:
         """Where the value at `path` stands, or the nearest one around it."""
@@ -98,7 +126,17 @@ def _read(first: Source, around: Surroundings) -> Document:
         problems=[problem for source in sections.sources for problem in source.problems()],
         expanded=values.expanded,
         unset=values.unset,
-        files=list(dict.fromkeys(around.files)),
+        files=list(around.files),
         patterns=sections.patterns,
+        versions=_versions(around.files, sections.patterns),
         _spots=values.spots,
     )
+
+
+def _versions(files: Mapping[pathlib.Path, Version], patterns: Iterable[str]) -> Versions:
+    found = [name for pattern in patterns for name in _matching(pattern)]
+    return tuple(files.values()), tuple(found)
+
+
+def _matching(pattern: str) -> list[str]:
+    return [] if "\0" in pattern else sorted(glob.glob(pattern))  # which is in no file's name

@@ -16,6 +16,7 @@ from headrace import registry
 from headrace.chain import Plugins
 from headrace.config.document import Document, Path
 from headrace.config.fields import adapter, options_of, part_in
+from headrace.config.handover import Handover
 from headrace.config.problems import Problem, did_you_mean, looks_secret
 from headrace.registry import Group
 
@@ -39,8 +40,9 @@ class Named(NamedTuple):
 class Parts:
     """Makes objects from what a document says, and collects what is wrong with it."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, handover: Handover | None = None) -> None:
         self.document = document
+        self.handover = handover or Handover()
         self.problems: list[Problem] = list(document.problems)
         self._unsure: Set[Path] = document.unset
         self._adapters: dict[str, TypeAdapter[Any]] = {}
@@ -106,8 +108,9 @@ class Parts:
     def made(self, group: Group, path: Path, found: Named, *, others: Iterable[str] = ()) -> Any:
         """The same for a name that was read; `others` are names that could stand there too."""
         shown = self.quoted(path, found.name)
-        part = self.kind(group, path, found.name, shown, others=others)
-        return part and self.fill(part, found.where, found.options, found.name)
+        kind = self.kind(group, path, found.name, shown, others=others)
+        part = kind and self.fill(kind, found.where, found.options, found.name)
+        return part and self.handover.same(path, part)
 
     def kind(
         self, group: Group, path: Path, name: str, shown: str, *, others: Iterable[str] = ()

@@ -9,13 +9,16 @@ from typing import Any
 from headrace.attempts import Upstream
 from headrace.caller import Callers
 from headrace.chain import Plugin
+from headrace.config.document import Document
+from headrace.config.handover import Handover
 from headrace.config.problems import Place
 from headrace.config.settings import Server
+from headrace.health import Probes
 from headrace.record import Observer
-from headrace.rests import Rests
 from headrace.routing import Route
 from headrace.store import Store
 from headrace.transport import Transport
+from headrace.vitals import Vitals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,20 @@ class Plan:
     middleware: tuple[tuple[Any, Mapping[str, Any]], ...]
     store: Store
     transport: Transport
-    rests: Rests = field(default_factory=Rests)
-    """The targets that rest."""
+    vitals: Vitals = field(default_factory=Vitals)
+    """What is known of the gateway as long as it runs."""
+    probes: tuple[Probes, ...] = ()
+    """What asks upstreams whether they are well."""
     counting: tuple[tuple[Place, Plugin], ...] = ()
     """Plugins that count in the store, and where each is written first."""
     secrets: frozenset[str] = frozenset()
     """What `${…}` gave that must not be shown, beside what is a `Secret` or an upstream's."""
-    files: tuple[str, ...] = ()
+    hash: str = ""
+    """The same for the same configuration, whatever its secrets are."""
+    document: Document | None = None
+    """Where all of it is written."""
+    handover: Handover = field(default_factory=Handover)
+    """What the plan that takes this one's place finds here."""
     unsure: bool = False
     """Whether plugins of `chain` are missing because of values that are left unset."""
 
@@ -49,6 +59,11 @@ class Plan:
     def authenticates(self) -> bool:
         """Whether every call must show who asks."""
         return any(says(plugin, "authenticates") for plugin in self.chain)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files in which it is written."""
+        return tuple(map(str, self.document.files)) if self.document else ()
 
     @property
     def parts(self) -> Iterator[object]:
@@ -59,6 +74,7 @@ class Plan:
         parts += self.chain
         for route in self.routes:
             parts += route.chain
+        parts += self.probes
         yield from {id(part): part for part in parts}.values()
 
     @property

@@ -91,6 +91,8 @@ class Server:
     """How long to go on accepting after a signal to stop, while readiness already says no."""
     drain: Duration = field(default_factory=lambda: Duration(30))
     """How long calls under way may go on after that, before they are cut with an error."""
+    watch: Time | None = None
+    """How often to look whether the configuration's files have changed; else nobody looks."""
     middleware: list[Any] = field(default_factory=list)
     """ASGI middleware by import path (`package.module:Class`), outermost first."""
     observers: list[Any] | None = None

@@ -6,6 +6,9 @@ import pathlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Version: TypeAlias = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,16 +18,30 @@ class Surroundings:
     environ: Mapping[str, str]
     unset_ok: bool
     """Whether a variable or a secret file may be absent."""
-    files: list[pathlib.Path] = field(default_factory=list)
-    """All that were asked for."""
+    files: dict[pathlib.Path, Version] = field(default_factory=dict)
+    """All that were asked for, as they were read."""
 
     def read(self, path: pathlib.Path, limit: int, *, regular: bool = True) -> bytes:
         """The bytes of a file, at most one more than `limit`. Raises OSError or ValueError."""
-        self.files.append(path)
+        self.files[path] = version(path)
         if regular and not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is not a regular file")
         with path.open("rb") as file:
             return file.read(limit + 1)
+
+
+def version(path: pathlib.Path) -> Version:
+    """What distinguishes a file from its next version; None where there is none, or a pipe.
+
+    Links are followed: Kubernetes swaps one to change all files of a volume at once.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def reason(error: OSError | ValueError) -> str:

@@ -29,5 +29,6 @@ def gateway(
     plan = build(parse(written, "gateway.yaml", environ or {}))
     if upstream is not None:
         replaced = {name: replace(u, forward=upstream) for name, u in plan.upstreams.items()}
-        plan = replace(plan, upstreams=replaced)
+        probes = tuple(replace(asking, forward=upstream) for asking in plan.probes)
+        plan = replace(plan, upstreams=replaced, probes=probes)
     return Gateway(plan, **{"open": True, **options})
