@@ -49,6 +49,7 @@ from headrace.config import settings
 from headrace.config.fields import Option, options_of
 from headrace.config.schema import default_of
 from headrace.health import Health
+from headrace.prices import Price
 from headrace.registry import Group
 from headrace_plugins.rate_limit import Policy
 
@@ -155,6 +156,7 @@ _KIND: Mapping[Any, str] = {
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
     Health: "[health](#health)",
+    Price: "[price](#prices)",
     Quota: "[limits](UNITS)",
     Policy: "[policies](#policies)",
     typing.get_type_hints(Policy)["by"]: "[one of these](#whose-calls), or a list of them",

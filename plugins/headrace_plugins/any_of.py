@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Self
 
-from headrace import Call, CallError, Next, Plugin, Plugins, Reply, Unauthorized, compose
+from headrace import (
+    Call,
+    CallError,
+    Finding,
+    Next,
+    Plugin,
+    Plugins,
+    Reply,
+    Unauthorized,
+    compose,
+)
 
 _MISSING = "missing_api_key"
 
@@ -54,6 +64,13 @@ class AnyOf:
     async def __aexit__(self, *_: object) -> None:
         """Close them again."""
         await self._stack.aclose()
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """What those find that try what they lean on."""
+        for plugin in self.plugins:
+            if examine := getattr(plugin, "examine", None):
+                async for finding in examine():
+                    yield finding
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Ask everybody, then send on the call that the first of them has let in."""

@@ -27,6 +27,7 @@ class Fallback:
     rests: Rests = field(default_factory=Rests.of_server)
 
     divides: ClassVar = True
+    keeps_answers: ClassVar = True
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Go through the targets until one answers; the last one's failure is the client's."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from headrace import (
     PASSTHROUGH,
@@ -40,6 +40,7 @@ class Hedge:
     """
 
     divides: ClassVar = True
+    keeps_answers: ClassVar = True
 
     after: Duration | Literal["p95"] = "p95"
     """How long a target may take to its first output before the next is asked beside it.
@@ -62,6 +63,10 @@ class Hedge:
             raise ValueError(f"share must be more than 0 and at most 1, found {self.share}")
         self._times = _Times()
         self._spare: float = _BURST
+
+    def follows(self, before: Self) -> None:
+        """Go on with what is known of how long targets take."""
+        self._times, self._spare = before._times, before._spare
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Start with the first target of the route; those that rest come last."""

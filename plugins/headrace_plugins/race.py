@@ -18,6 +18,7 @@ class Race:
     """
 
     divides: ClassVar = True
+    keeps_answers: ClassVar = True
 
     width: int | None = None
     """How many are asked at once; else all. When one fails, the next takes its place.

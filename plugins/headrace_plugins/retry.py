@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from headrace import Call, Duration, Failure, Next, Reply, UpstreamError, meant
 
@@ -30,6 +31,8 @@ class Retry:
     when: list[Failure] | None = None
     """Failures after which the target is asked again, and no others; else those that may be over a
     moment later: 408, 409, 429, 5xx, and whatever is no answer."""
+
+    keeps_answers: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.attempts < 1:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         UpstreamError,
     )
     from headrace.failures import Failure, meant
+    from headrace.finding import Finding
     from headrace.forwarder import Forwarder, Found
     from headrace.framing import NDJSON, SSE, Frame, sse
     from headrace.gateway import Gateway
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
         Happening,
         Limited,
         Observer,
+        Observers,
         Raced,
         Record,
         Usage,
@@ -105,6 +107,7 @@ _HOMES = {
         *("check_base_url", "check_headers", "exchange", "fetch_json", "read_all"),
     ],
     "failures": ["Failure", "meant"],
+    "finding": ["Finding"],
     "forwarder": ["Forwarder", "Found"],
     "framing": ["NDJSON", "SSE", "Frame", "sse"],
     "gateway": ["Gateway"],
@@ -116,7 +119,8 @@ _HOMES = {
     "pages": ["Page", "Pages"],
     "racing": ["first_good"],
     "record": [
-        *("Attempt", "Cached", "Happening", "Limited", "Observer", "Raced", "Record", "Usage"),
+        *("Attempt", "Cached", "Happening", "Limited", "Observer", "Observers", "Raced"),
+        *("Record", "Usage"),
     ],
     "reply": ["Event", "Reply", "shielded", "until_closed"],
     "registry": ["translation"],
@@ -151,6 +155,7 @@ __all__ = [
     "Duration",
     "Event",
     "Failure",
+    "Finding",
     "Forbidden",
     "Forwarder",
     "Found",
@@ -170,6 +175,7 @@ __all__ = [
     "Next",
     "NotFound",
     "Observer",
+    "Observers",
     "Outgoing",
     "Overloaded",
     "Page",

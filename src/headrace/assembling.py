@@ -16,8 +16,8 @@ _ONCE = frozenset({"id", "type", "index", "role", "name", "format", "signature",
 """Texts inside a delta that are said whole: they take the place of what was said before."""
 _LAST = ("content", "refusal", "tool_calls", "function_call")
 """What a message says after everything else, such as its reasoning."""
-_PIECES = re.compile(r"(?s).{1,24}(?<=\s)(?=\S)|.{1,24}")
-"""A text in pieces of some words each."""
+_SHORTEST, _MOST = 24, 500
+"""A text is cut into pieces of some words each; of a long one they are longer, and not more."""
 
 
 class _Growing(list[str]):
@@ -179,4 +179,9 @@ def _deltas(message: dict[str, Any], *, whole: bool) -> Iterator[dict[str, Any]]
 
 
 def _cut(text: str, *, whole: bool) -> list[str]:
-    return [text] if whole or not text else _PIECES.findall(text)
+    if whole or not text:
+        return [text]
+    size = _SHORTEST
+    while size * _MOST < len(text):
+        size *= 2
+    return re.findall(rf"(?s).{{1,{size}}}(?<=\s)(?=\S)|.{{1,{size}}}", text)

@@ -17,6 +17,7 @@ from headrace.budget import Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Timeouts, leaves
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
+from headrace.prices import PriceList
 from headrace.reading import Reading, first_of, reading_of
 from headrace.record import Attempt
 from headrace.reply import Event, Reply
@@ -51,8 +52,12 @@ class Upstream:
     """How often it is asked after others, or after itself, have failed."""
     secrets: tuple[str, ...] = ()
     """What must never be shown of what it says."""
+    address: str = ""
+    """Where it is; what it says of its own host is not shown either."""
     provider: Provider = Provider()
     """Whose it is."""
+    prices: PriceList = PriceList({})
+    """What its models cost."""
 
 
 class Attempts:
@@ -104,11 +109,12 @@ class Attempts:
             well = True
             return reply
         except UpstreamError as error:
-            error.scrub(upstream.secrets)
+            error.scrub(upstream.secrets, address=upstream.address)
             attempt.error = error
             attempt.status = error.said or attempt.status
             attempt.end("failed")
-            well = not (error.again or error.elsewhere)
+            if not isinstance(error, Unsupported):  # else it was not asked
+                well = not error.again and error.status < 500
             if error.retry_after:
                 wait = min(error.retry_after, _LONGEST_REST)
                 self._rests.rest(place_of(target, call), wait, why="it asked to wait")
@@ -144,6 +150,7 @@ class Attempts:
         if call.operation != PASSTHROUGH:
             model = attempt.target.model or call.dialect.asked(call)
             attempt.asked = attempt.model = upstream.models.get(model, model)
+            attempt.price = upstream.prices.of(model, attempt.asked)
             sent = call.dialect.towards(call, attempt.model)
             if upstream.ask_usage:
                 sent = call.dialect.asking_usage(sent)
@@ -196,7 +203,7 @@ async def _rest(
             async with asyncio.timeout(_AFTER_END):
                 await anext(events, None)
     except UpstreamError as error:
-        error.scrub(upstream.secrets)
+        error.scrub(upstream.secrets, address=upstream.address)
         attempt.error = error
         attempt.end("incomplete")
         raise

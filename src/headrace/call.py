@@ -121,6 +121,16 @@ class Outgoing:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Provider:
+    """Whose upstream an attempt asks; told to what is wrapped around the attempt."""
+
+    name: str = ""
+    """As OpenTelemetry calls it, such as `openai`; empty where nobody knows."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must never be shown of what is said there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """How much an upstream may send, in bytes; told to each call by its attempt."""

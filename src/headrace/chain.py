@@ -25,7 +25,13 @@ class Plugin(Protocol):
     plugin may have. One that works in each worker alone says `per_worker`. `needs_route` makes no
     sense before a route is known. `owns_replies` closes by itself what it asked for, because it
     shares a reply among calls. `caches` has answers that
-    `headrace cache clear` clears. `shorthand` names the option that a bare value stands for.
+    `headrace cache clear` clears. `keeps_answers` changes no answer, whatever its options are, so
+    that answers that are kept stay good when these are changed; a class says that of itself, not
+    of those that inherit from it. `shorthand` names the option that a bare value stands for.
+
+    When a configuration takes the place of another one, a part whose options are the same stays as
+    it is; any other one may have a method `follows(before)`, to go on with what the part keeps
+    whose place it takes. It comes before the opening of the new one; the old one still has calls.
     """
 
     def __call__(self, call: Call, call_next: Next, /) -> Awaitable[Reply]:

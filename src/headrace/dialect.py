@@ -69,11 +69,17 @@ class Dialect(Protocol):
     def model(self, event: Event) -> str | None:
         """The model that answers, by the event's own word."""
 
+    def id(self, event: Event) -> str | None:
+        """What the upstream calls the answer that an event belongs to."""
+
     def usage(self, event: Event) -> Usage | None:
         """The tokens an event reports."""
 
     def finish(self, event: Event) -> str | None:
         """Why generation ended, if this event says that it did."""
+
+    def finishes(self, event: Event) -> Mapping[int, str | None]:
+        """Why each choice of an event ended, by its number; None of one that goes on."""
 
     def failure(self, event: Event) -> UpstreamError | None:
         """The failure an event tells, inside a stream or a 200 answer."""
@@ -206,9 +212,11 @@ class OpenAI:
 
     def model(self, event: Event) -> str | None:
         """The member `model`."""
-        value = event.json
-        model = value.get("model") if isinstance(value, dict) else None
-        return model if isinstance(model, str) else None
+        return _member(event, "model")
+
+    def id(self, event: Event) -> str | None:
+        """The member `id`."""
+        return _member(event, "id")
 
     def usage(self, event: Event) -> Usage | None:
         """The member `usage` with its details, in their old and new names."""
@@ -227,6 +235,14 @@ class OpenAI:
         """The first `finish_reason` that is set."""
         reasons = (choice.get("finish_reason") for choice in _choices(event))
         return next((str(reason) for reason in reasons if reason), None)
+
+    def finishes(self, event: Event) -> Mapping[int, str | None]:
+        """Every `finish_reason`."""
+        found: dict[int, str | None] = {}
+        for number, choice in enumerate(_choices(event)):
+            index, reason = choice.get("index"), choice.get("finish_reason")
+            found[index if isinstance(index, int) else number] = str(reason) if reason else None
+        return found
 
     def failure(self, event: Event) -> UpstreamError | None:
         """The member `error`, an event of that name, or vLLM's `{"object": "error", ...}`."""
@@ -256,6 +272,12 @@ class OpenAI:
 
 
 OPENAI = OpenAI()
+
+
+def _member(event: Event, name: str) -> str | None:
+    value = event.json
+    member = value.get(name) if isinstance(value, dict) else None
+    return member if isinstance(member, str) else None
 
 
 def _choices(event: Event) -> Iterator[Mapping[str, Any]]:

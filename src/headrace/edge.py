@@ -33,7 +33,7 @@ from headrace.errors import (
     UpstreamError,
 )
 from headrace.intake import Bounds, check_head, check_local, check_media, check_site, too_large
-from headrace.record import Observer, Record
+from headrace.record import Observer, Observers, Record
 from headrace.reply import Reply, shielded
 from headrace.telling import hints, telling, tried
 
@@ -92,11 +92,7 @@ class Edge:
             await exchange.serve()
         finally:
             self._serving.discard(exchange)
-            for observer in self.observers:
-                try:
-                    observer(exchange.record)
-                except Exception:  # an observer never fails a request
-                    logger.exception("an observer failed")
+            Observers(self.observers).tell(exchange.record)
 
     def cut(self) -> None:
         """End every request that is under way, each with an error that says why."""
@@ -175,6 +171,7 @@ class _Exchange:
             self._timers.append(self._loop.call_later(left, self._check_stall))
         elif self._work:
             self._why = None
+            self.record.left = True
             self._work.cancel()
 
     def _left(self) -> None:
@@ -186,6 +183,7 @@ class _Exchange:
         """Ends the work when the client leaves."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self.record.left = True
         if self._work:
             self._work.cancel()
 
@@ -232,6 +230,7 @@ class _Exchange:
             caller=record.caller,
             deadline=Deadline(math.inf),  # the route sets it
             record=record,
+            facts=(Observers(self._edge.observers),),
         )
 
     def _host_caller(self) -> Caller | None:
@@ -284,6 +283,7 @@ class _Exchange:
                 raise
             await self._fail(self._why, reply)
         except _ClientGone as gone:
+            self.record.left = True
             await _close(reply, asyncio.CancelledError(str(gone)))
         except Exception as bug:
             logger.exception("request %s failed by a fault of this gateway", self.record.id)
@@ -347,7 +347,8 @@ class _Exchange:
             media = error.headers.get("content-type", media)
         headers = {**error.headers, **hints(error, self.record)}
         headers |= {"content-type": media, "content-length": str(len(body))}
-        self.record.close("failed" if error.status >= 500 or self.record.attempts else "refused")
+        failed = error.status >= 500 or bool(self.record.attempts)
+        self.record.close("failed" if failed and not error.wanted else "refused")
         await self._start(error.status, headers)
         await self._finish(body if self.record.method != "HEAD" else b"")
 

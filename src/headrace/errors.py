@@ -7,8 +7,11 @@ dialect gives to errors; OpenAI's is `{"error": {"message", "type", "param", "co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -38,6 +41,8 @@ class CallError(HeadraceError):
     status: int = 500
     type: str = "internal_error"
     default_code: ClassVar[str | None] = None
+    wanted: ClassVar[bool] = False
+    """Whether the client has asked for it in this case, so that nothing has failed."""
 
     def __init__(
         self,
@@ -95,6 +100,13 @@ class MethodNotAllowed(CallError):
     """The path is there, but not for this method."""
 
     status = 405
+    type = "invalid_request_error"
+
+
+class Conflict(CallError):
+    """What is asked cannot be done as the gateway is set up."""
+
+    status = 409
     type = "invalid_request_error"
 
 
@@ -242,15 +254,23 @@ class UpstreamError(CallError):
             decided=True,
         )
 
-    def scrub(self, secrets: Iterable[str]) -> None:
-        """Take `secrets` out of all that a client or a log could be shown of this."""
-        for secret in filter(None, secrets):
-            self.message = self.message.replace(secret, "***")
-            self.code = self.code and self.code.replace(secret, "***")
-            self.param = self.param and self.param.replace(secret, "***")
-            self.type = self.type.replace(secret, "***")
-            self.headers = {k: v.replace(secret, "***") for k, v in self.headers.items()}
-            self.body = self.body and self.body.replace(secret.encode(), b"***")
+    def scrub(self, secrets: Iterable[str], *, address: str = "") -> None:
+        """Take `secrets`, and the host of `address`, out of all that can be shown of this."""
+        longest_first = sorted(filter(None, secrets), key=len, reverse=True)
+        hidden = [re.escape(secret) for secret in longest_first]
+        if host := _host(address):
+            hidden.append(host)
+        if not hidden:
+            return
+        clean = partial(re.compile("|".join(hidden)).sub, "***")
+        self.message = clean(self.message)
+        self.code = self.code and clean(self.code)
+        self.param = self.param and clean(self.param)
+        self.type = clean(self.type)
+        self.headers = {name: clean(value) for name, value in self.headers.items()}
+        if self.body:
+            text = self.body.decode("utf-8", "surrogateescape")
+            self.body = clean(text).encode("utf-8", "surrogateescape")
         self.args = (self.message,)
 
 
@@ -279,6 +299,21 @@ def _type_of(status: int) -> str:
             return "timeout_error"
         case _:
             return "invalid_request_error" if status < 500 else "upstream_error"
+
+
+def _host(address: str) -> str:
+    """A pattern of where an upstream is: its host, with a port or without; empty if unknown.
+
+    A name without a dot is a word like others, unless it stands in a URL or before a port.
+    """
+    host = urlsplit(address).hostname
+    if not host:
+        return ""
+    name, port = rf"\[?{re.escape(host)}\]?", r":\d+"
+    found = f"{name}(?:{port})?"
+    if not re.search("[.:]", host):
+        found = f"(?:(?<=://){found}|{name}{port})"
+    return rf"(?i:(?<![\w.-]){found}(?![\w-]|\.\w))"
 
 
 # Characters of what an upstream says of its error that go on to clients and logs.

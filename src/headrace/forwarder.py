@@ -21,7 +21,9 @@ class Forwarder(Protocol):
     - `async def models(self) -> list[str]`: the models it offers now;
     - `async def find(cls, environ) -> list[Found]`, a class method: what there is to use without a
       configuration;
-    - `timeouts`: options of an upstream's `timeouts` that suit it, where none are configured.
+    - `timeouts`: options of an upstream's `timeouts` that suit it, where none are configured;
+    - `base_url`: where it asks; what an upstream says of its own host is kept from clients;
+    - `provider`: whom it asks, as OpenTelemetry calls them, where that is not the forwarder's name.
     """
 
     def __call__(self, call: Call, /) -> Awaitable[Reply]:

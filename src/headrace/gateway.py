@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import pages
+from headrace.admin import is_path
 from headrace.caller import Caller
 from headrace.caretaker import Caretaker
 from headrace.config.build import build
@@ -69,7 +70,11 @@ class Gateway:
         self.draining = False
         self.internal: int | None = None
         """The port where what operators ask is served alone; None where every port serves it."""
-        self._make = partial(Works, caller=caller, open=open)
+        self.workers = 1
+        """How many processes serve the port."""
+        self.tell_others: Callable[[], None] = lambda: None
+        """Lets the other processes take a configuration that this one has taken."""
+        self._make = partial(Works, gateway=self, caller=caller, open=open)
         self._works = self._make(plan)
         self._app = self._around(plan)
         self._live = [self._works]
@@ -167,7 +172,7 @@ class Gateway:
     async def _take(self, document: Document) -> bool:
         self._read = document
         now = self.plan
-        if not document.problems and now.document and document.value == now.document.value:
+        if now.document and document.repeats(now.document):
             self._is_in_force(now)
             return False
         plan = await asyncio.to_thread(build, document, before=now)
@@ -269,7 +274,7 @@ class Gateway:
 
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         works: Works = scope[_WORKS]
-        page = await self._page(works, scope)
+        page = await self._page(works, scope, receive)
         if page is None:
             await works.edge(scope, receive, send)
             return
@@ -279,7 +284,7 @@ class Gateway:
         body = b"" if scope["method"] == "HEAD" else page.body
         await send({"type": "http.response.body", "body": body})
 
-    async def _page(self, works: Works, scope: Scope) -> pages.Page | None:
+    async def _page(self, works: Works, scope: Scope, receive: Receive) -> pages.Page | None:
         if not self._running:
             logger.critical(_FORGOTTEN)
             return pages.refused(Overloaded(_FORGOTTEN, code="not_started"))
@@ -290,9 +295,15 @@ class Gateway:
         if reads and path == "/readyz":
             degraded = ["store"] if works.plan.store.fault else []
             return pages.ready(not self.draining, degraded=degraded)
-        inside = self.internal is not None and (scope.get("server") or ())[1:] == (self.internal,)
-        if reads and (inside or self.internal is None) and (page := works.page(scope)):
+        here = tuple(scope.get("server") or ())[1:]
+        inside = self.internal is not None and here == (self.internal,)
+        operates = inside or self.internal is None
+        if reads and operates and (page := works.page(scope)):
             return await pages.shown(page, HTTPConnection(scope))
+        if works.admin and is_path(path):
+            if operates:
+                return await pages.shown(partial(works.admin, path=path), Request(scope, receive))
+            return pages.refused(NotFound("nothing is served here", code="unknown_url"))
         if inside:
             return pages.refused(NotFound(_INTERNAL, code="unknown_url"))
         if reads and path == "/":

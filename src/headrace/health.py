@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
@@ -16,6 +17,7 @@ from headrace.call import PASSTHROUGH, Call, Deadline, Target, Timeouts
 from headrace.chain import Next
 from headrace.dialect import OPENAI
 from headrace.errors import UpstreamError
+from headrace.finding import Finding
 from headrace.options import Duration
 from headrace.record import Record
 from headrace.rests import Rests
@@ -71,6 +73,16 @@ class Probes:
         """Ask no more."""
         self._task.cancel()
         await asyncio.wait((self._task,))
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Ask once."""
+        fault = await self._fault()
+        yield Finding(
+            about=f"upstream {self.upstream}",
+            state="fail" if fault else "ok",
+            says=f"its probe failed with {fault}" if fault else "its probe is well",
+            advice="no call is sent there while it fails; see `health` of it" if fault else None,
+        )
 
     async def _watch(self) -> None:
         health, place = self.health, (self.upstream, None)

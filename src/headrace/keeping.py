@@ -7,6 +7,7 @@ be cleared by the beginning of their keys.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,22 @@ def kept_under(cache: str, route: str | None = None, owner: str | None = None) -
     parts = [route] if owner is None else [route or "", owner]
     hashes = [f"{_hash(part)}:" for part in parts if part is not None]
     return "".join([f"cache:{cache}:", *hashes])
+
+
+def all_under(
+    cache: str, routes: Iterable[str], *, tenant: str | None = None, route: str | None = None
+) -> list[str]:
+    """What the keys of those answers begin with that are to be cleared.
+
+    Keys have the route before the owner, so those of a tenant begin otherwise for each of `routes`.
+    """
+    if tenant is None:
+        return [kept_under(cache, route)]
+    return [
+        kept_under(cache, each, owner)
+        for each in ([route] if route else routes)
+        for owner in owners_called(tenant)
+    ]
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,7 @@ import html
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -60,6 +60,7 @@ class Page(NamedTuple):
 
 Answer: TypeAlias = Callable[[HTTPConnection], Awaitable[Page]]
 """What answers a request for a page; to refuse, it raises a `CallError`."""
+Asked = TypeVar("Asked", bound=HTTPConnection)
 Pages: TypeAlias = Mapping[str, Answer]
 """Pages by their paths, for GET: an observer's attribute `pages`.
 
@@ -67,7 +68,7 @@ Nobody has asked for a key by then: each page decides for itself who may see it.
 """
 
 
-async def shown(answer: Answer, asked: HTTPConnection) -> Page:
+async def shown(answer: Callable[[Asked], Awaitable[Page]], asked: Asked) -> Page:
     """What an observer's page answers; a failure is told as OpenAI tells errors."""
     try:
         return await answer(asked)

@@ -30,6 +30,8 @@ class Reading:
         self.over = False
         """Whether the stream has said that nothing more comes."""
         self.model: str | None = None
+        self.id: str | None = None
+        self.finish: str | None = None
         self.counted: Usage | None = None
 
     @property
@@ -73,13 +75,15 @@ class Plain(Reading):
         return [event]
 
     def note(self, event: Event) -> None:
-        """Take in failure, usage and model."""
+        """Take in failure, usage, model, id and finish."""
         if not isinstance(event.json, dict):
             raise _invalid("the upstream sent what is not a JSON object")
         if failure := self.dialect.failure(event):
             raise failure
         self.counted = self.dialect.usage(event) or self.counted
         self.model = self.model or self.dialect.model(event)
+        self.id = self.id or self.dialect.id(event)
+        self.finish = self.finish or self.dialect.finish(event)
 
 
 class Stream(Plain):
@@ -89,7 +93,6 @@ class Stream(Plain):
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
-        self._finished = False
         self._characters = 0
         self._shows_usage = call.told(WithUsage) is not None
 
@@ -127,7 +130,6 @@ class Stream(Plain):
             self.over = True
             return
         super().note(event)
-        self._finished = self._finished or self.dialect.finish(event) is not None
         self._characters += len(self.dialect.text(event))
 
     def passes(self, event: Event) -> bool:
@@ -138,7 +140,7 @@ class Stream(Plain):
         """The end mark, where the upstream finished without one."""
         if self.over:
             return []
-        if not self._finished:
+        if self.finish is None:
             raise UpstreamError("the upstream's answer ended early", code="upstream_truncated")
         return [Event.of(frame) for frame in SSE(_END).feed(self.dialect.end or b"")]
 

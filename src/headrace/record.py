@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from headrace.call import Target
 from headrace.caller import Caller
 from headrace.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from headrace.prices import Priced
+
+logger = logging.getLogger("headrace")
 
 Outcome = Literal["ok", "refused", "failed", "incomplete", "client_closed"]
 
@@ -53,6 +59,13 @@ class Attempt:
     finish: str | None = None
     """Why the answer ended, where it says so."""
     usage: Usage | None = None
+    price: Priced | None = field(default=None, repr=False)
+    """What the model costs there, where that is known."""
+
+    @property
+    def cost(self) -> float | None:
+        """What it has cost, in dollars; None where that is not known, which is not zero."""
+        return self.price.of(self.usage) if self.price and self.usage else None
 
     def end(self, outcome: Literal["ok", "failed", "incomplete", "cancelled"]) -> None:
         """Close it; the first word counts."""
@@ -95,6 +108,9 @@ class Cached:
     """Seconds since the answer was stored."""
     ttl: float | None = None
     """Seconds for which it is kept from now on."""
+    fwd: Literal["request", "stale", "partial"] | None = None
+    """Why it was asked for although something is kept, in a word of RFC 9211, 2.2: the client did
+    not take it, it is beyond its time, or it is a part of the answer."""
     saved: Usage | None = None
     """The tokens that were not asked for again."""
 
@@ -151,11 +167,24 @@ class Record:
     """What went wrong, as the error's code."""
     said: str | None = None
     """What went wrong, in words for the log alone."""
+    left: bool = False
+    """Whether the client has left, or reads no more."""
+    aside: bool = False
+    """Whether it is of work that went on without the call of this id, which has its own record."""
+    told: float | None = None
+    """When observers were told of it; attempts that were running then are told aside."""
 
     @property
     def usage(self) -> Usage | None:
         """What the attempt that answered used."""
         return self.answered.usage if self.answered else None
+
+    @property
+    def cost(self) -> float | None:
+        """What its attempts have cost, in dollars, as far as that is known."""
+        ended = [attempt.cost for attempt in self.attempts if attempt.outcome]
+        known = [cost for cost in ended if cost is not None]
+        return sum(known) if known else None
 
     @property
     def instead(self) -> bool:
@@ -184,6 +213,20 @@ class Record:
         self.outcome = outcome
         self.ended = time.monotonic()
 
+    def beside(self) -> Record:
+        """A record for work that goes on without this call, on behalf of the same caller."""
+        return Record(
+            id=self.id,
+            method=self.method,
+            path=self.path,
+            client=self.client,
+            operation=self.operation,
+            caller=self.caller,
+            asked=self.asked,
+            route=self.route,
+            aside=True,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Happening:
@@ -209,3 +252,19 @@ class Happening:
 # method `happened`, which is told of every `Happening`.
 Observer = Callable[[Record], None]
 """Is told of every closed record. It must not block; what it raises is logged, and that is all."""
+
+
+@dataclass(frozen=True)
+class Observers:
+    """All who are told of closed records; told by the edge, for work that outlives its call."""
+
+    all: tuple[Observer, ...]
+
+    def tell(self, record: Record) -> None:
+        """Show it to each of them; one that fails, fails no request."""
+        record.told = time.monotonic()
+        for observer in self.all:
+            try:
+                observer(record)
+            except Exception:
+                logger.exception("an observer failed")

@@ -192,8 +192,8 @@ class Router:
         totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(targets)]
         own = Deadline.after(max(totals))
         deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
-        behind = [self._upstreams[target.upstream].fingerprint for target in leaves(targets)]
-        resolved = Resolved(f"{route.key} {route.fingerprint} {targets} {' '.join(behind)}")
+        behind = [f"{t} {self._upstreams[t.upstream].fingerprint}" for t in leaves(targets)]
+        resolved = Resolved(f"{route.key} {route.fingerprint} {behind}")
         routed = call.replace(targets=targets, deadline=deadline).telling(resolved)
         return await compose(route.chain, self._attempts)(routed)
 

@@ -43,6 +43,8 @@ def _cached(cached: Cached) -> dict[str, str]:
         "miss": "fwd=miss",
         "bypass": "fwd=bypass",
     }[cached.status]
+    if cached.fwd:
+        said = f"fwd={cached.fwd}"
     if cached.stored:
         said += "; stored"
     elif cached.ttl is not None:

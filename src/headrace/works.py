@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import Scope
 
+from headrace.admin import Admin, Operated
 from headrace.attempts import Attempts
 from headrace.call import Limits
 from headrace.caller import Caller
@@ -29,6 +30,7 @@ class Works:
     def __init__(
         self,
         plan: Plan,
+        gateway: Operated,
         *,
         caller: Callable[[Scope], Caller | None] | None,
         open: bool,
@@ -71,6 +73,8 @@ class Works:
             local_only=not (plan.authenticates or caller or plan.server.auth == "none"),
             serving=plan.vitals.serving,
         )
+        admin = plan.server.admin
+        self.admin = Admin(admin.keys, gateway) if admin else None
         self._pages: Mapping[str, Answer] = {
             path: page
             for observer in plan.observers

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import jwt
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from headrace import Plugin, registry
 from headrace.config.document import parse
@@ -40,6 +42,8 @@ plugins:
 - rate_limit: {dry_run: true, policies: [{by: address, requests: 1/s, strategy: moving_window}]}
 - retry
 - retry: {attempts: 2, wait: 5s}
+- tracing
+- tracing: {content: true, largest: 10B}
 - transform
 - transform: {set: {temperature: 0}, default: {top_p: 1}, remove: [user]}
 - transform: {headers: {x-team: red}, reply_headers: {x-answered-by: headrace}}
@@ -52,6 +56,12 @@ HEADERS: Mapping[str, Mapping[str, str]] = {
 
 DOCUMENT = parse(WRITTEN, "gateway.yaml", {"JWT_SECRET": SECRET})
 NAMES = [each if isinstance(each, str) else next(iter(each)) for each in DOCUMENT.value["plugins"]]
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spans are made, and go nowhere."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(shutdown_on_exit=False))
 
 
 @pytest.mark.parametrize("name", registry.names("plugins"))

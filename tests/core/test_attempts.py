@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from headrace import BadRequest, Call, Next, Reply, TimedOut, Timeouts, UpstreamError, compose
+from headrace import (
+    BadRequest,
+    Call,
+    Duration,
+    Next,
+    Reply,
+    TimedOut,
+    Timeouts,
+    UpstreamError,
+    compose,
+)
 from headrace.attempts import Attempts
 from headrace.attempts import Upstream as Configured
 from headrace.budget import Budget
@@ -192,6 +202,42 @@ async def test_a_stream_that_does_not_begin_in_time_is_given_up(clock: Clock) ->
     assert upstream.cancelled == 1
 
 
+@pytest.mark.parametrize("operation", ["chat", "embedding"])
+async def test_a_plain_answer_is_waited_for_as_long_as_a_plugin_has_patience(
+    clock: Clock, operation: str
+) -> None:
+    clock.jumps = True
+    began = clock.now
+    upstream, asked = Upstream(), call(operation, targets=["a", "b"])
+    upstream.script(silent(), says("hello"))
+
+    await raw(await ask(Fallback(patience=Duration(2)), upstream=upstream, call=asked))
+
+    assert upstream.asked == ["a", "b"]
+    assert math.isclose(clock.now - began, 2, abs_tol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "asked"),
+    [("GET", {}, "ab"), ("POST", {}, "a"), ("POST", {"idempotency-key": "k-1"}, "ab")],
+)
+async def test_what_cannot_be_asked_elsewhere_has_the_time_that_it_needs(
+    clock: Clock, method: str, headers: dict[str, str], asked: str
+) -> None:
+    async def act(upstream: Upstream, call: Call) -> Reply:
+        await asyncio.sleep(10)
+        return Reply.plain({"id": "file-1"})
+
+    clock.jumps = True
+    upstream = Upstream()
+    upstream.script(act)
+    created = call("passthrough", targets=["a", "b"], headers=headers).replace(method=method)
+
+    await raw(await ask(Fallback(patience=Duration(2)), upstream=upstream, call=created))
+
+    assert upstream.asked == list(asked)
+
+
 async def test_roles_do_not_count_as_a_beginning(clock: Clock) -> None:
     clock.jumps = True
     upstream = Upstream()
@@ -255,6 +301,51 @@ async def test_our_secrets_are_scrubbed_from_what_an_upstream_says() -> None:
 
     shown = f"{caught.value} {caught.value.message} {caught.value.code} {caught.value.body!r}"
     assert "sk-canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "shown"),
+    [
+        ("http://10.0.0.5:8000/v1", "http://10.0.0.5:8000/v1 failed", "http://***/v1 failed"),
+        ("http://10.0.0.5:8000/v1", "no route to 10.0.0.5.", "no route to ***."),
+        ("http://10.0.0.5", "110.0.0.5 10.0.0.55 10.0.0.5.1", "110.0.0.5 10.0.0.55 10.0.0.5.1"),
+        ("http://[fd00::1]:80", "[fd00::1]:80, fd00::1, fd00::12", "***, ***, fd00::12"),
+        ("http://gpu-7.lan/v1", "GPU-7.lan:443, x.gpu-7.lan", "***, x.gpu-7.lan"),
+        ("http://ollama:11434", "ollama: http://ollama, ollama:11434", "ollama: http://***, ***"),
+        ("http://ollama:11434", "http://ollama:11434/v1, a-ollama:7", "http://***/v1, a-ollama:7"),
+        ("", "http://10.0.0.5 failed", "http://10.0.0.5 failed"),
+    ],
+)  # fmt: skip
+async def test_where_an_upstream_is_is_not_shown_even_if_it_says_so(
+    address: str, said: str, shown: str
+) -> None:
+    upstream = Upstream()
+    body = data({"error": {"message": said, "code": "x"}})
+
+    async def act(upstream: Upstream, call: Call) -> Reply:
+        raise UpstreamError.refused(400, body + b"\xff")
+
+    async def act_in_words(upstream: Upstream, call: Call) -> Reply:
+        raise UpstreamError.refused(400, body)
+
+    upstream.script(act, act_in_words)
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call(), address=address)
+    assert caught.value.body == data({"error": {"message": shown, "code": "x"}}) + b"\xff"
+
+    with pytest.raises(UpstreamError) as caught:
+        await ask(upstream=upstream, call=call(), address=address)
+    assert caught.value.message == str(caught.value) == shown
+
+
+async def test_nor_is_it_in_the_middle_of_a_stream() -> None:
+    upstream = Upstream()
+    upstream.script(sends(ROLE, HELLO, data({"error": {"message": "http://10.0.0.5:8000 died"}})))
+    reply = await ask(upstream=upstream, call=call(stream=True), address="http://10.0.0.5:8000")
+
+    with pytest.raises(UpstreamError, match=r"^http://\*\*\* died$"):
+        await text(reply)
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])

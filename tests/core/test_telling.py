@@ -185,6 +185,17 @@ async def test_what_is_over_by_now_is_told_as_at_once() -> None:
     assert (told["retry-after"], told["retry-after-ms"]) == ("1", "1")
 
 
+async def test_what_the_client_did_wrong_is_not_asked_again_when_another_upstream_is_free() -> None:
+    upstream = Upstream()
+    upstream.script(refuses(429, retry_after=9), refuses(400))
+
+    told = await ask(upstream)
+
+    assert told.status == 400
+    assert not {"retry-after", "retry-after-ms"} & set(told.headers)
+    assert told.headers["x-should-retry"] == "false"
+
+
 @pytest.mark.parametrize("shown", [400, 502, 504])
 async def test_other_errors_have_no_hint(shown: int) -> None:
     told = hints(UpstreamError("bad", code="x", status=shown), record(failed(5)))

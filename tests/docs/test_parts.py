@@ -18,6 +18,7 @@ from headrace import Record, registry
 from headrace.config import settings
 from headrace.config.fields import options_of
 from headrace.health import Health
+from headrace.prices import Price
 from headrace.registry import Group
 
 from .pages import PAGES, ROOT, Page
@@ -32,6 +33,7 @@ SETTINGS = (
     settings.Server,
     settings.CallerOptions,
     headrace.Quota,
+    Price,
     settings.UpstreamOptions,
     Health,
     settings.RouteOptions,

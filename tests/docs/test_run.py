@@ -51,6 +51,7 @@ TOLD: Mapping[str, tuple[str, ...]] = {
         *("HTTP/1.1 429", "retry-after: ", "the limit 'caller' of 2 requests per minute"),
         '"policy":"caller","counts":"requests","limit":600,"per":60.0,"remaining":600',
     ),
+    "examples/tracing/README.md": ("x-headrace-attempts: 2", "I stand in for it."),
     "examples/mounted/README.md": ("mock upstream",),
 }
 """Pages with something to run, and what must be printed there."""

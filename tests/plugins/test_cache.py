@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -18,6 +20,7 @@ from headrace import (
     Store,
     Target,
     Unavailable,
+    taken_apart,
 )
 from headrace.telling import telling
 from headrace.testing import (
@@ -46,6 +49,17 @@ def upstream() -> Upstream:
 
 STREAM: Any = {"stream": True}
 USAGE: Any = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def choices(*said: str, finish: tuple[str | None, ...] = ()) -> Any:
+    """A chunk with a part of each of several choices."""
+    told = [{"content": word} for word in said] or [{}] * len(finish)
+    ends = finish or [None] * len(said)
+    parts = [
+        {"index": n, "delta": delta, "finish_reason": end}
+        for n, (delta, end) in enumerate(zip(told, ends, strict=True))
+    ]
+    return {**chunk(), "choices": parts}
 
 
 # What is the same question
@@ -210,8 +224,10 @@ async def test_an_answer_is_good_until_its_time_is_over(
         down(),
         breaks("hel", "lo"),
         gives(chunk(content="no"), chunk(finish="content_filter")),
+        gives(choices("yes", "no"), choices(finish=("stop", "content_filter"))),
+        gives(choices("yes", "no"), choices(finish=("stop", None))),
     ],
-    ids=["400", "503", "down", "broken", "filtered"],
+    ids=["400", "503", "down", "broken", "filtered", "one of two filtered", "one of two unended"],
 )
 async def test_what_failed_is_not_kept(upstream: Upstream, bad: Any) -> None:
     cache = Cache()
@@ -224,6 +240,51 @@ async def test_what_failed_is_not_kept(upstream: Upstream, bad: Any) -> None:
 
     assert await text(reply) == "hello"
     assert status(again) == "miss"
+
+
+async def test_a_plain_answer_is_not_kept_where_one_of_its_choices_was_filtered(
+    upstream: Upstream,
+) -> None:
+    ends = ("stop", "content_filter")
+    told = [
+        {"index": n, "message": {"role": "assistant", "content": "x"}, "finish_reason": end}
+        for n, end in enumerate(ends)
+    ]
+    cache = Cache()
+    upstream.script(gives({"id": "1", "object": "chat.completion", "choices": told}))
+    for _ in range(2):
+        given = asked(n=2)
+        await answer(cache, upstream, given)
+
+    assert given.record.cache
+    assert (given.record.cache.status, given.record.cache.why) == ("miss", "content_filter")
+
+
+@pytest.mark.parametrize(
+    ("act", "largest", "stream"),
+    [
+        (breaks("hel", "lo"), 1000, True),
+        (refuses(503), 1000, False),
+        (stalls("hel"), 1000, True),
+        (says(*["word "] * 50), 1000, True),
+        (says("word " * 300), 1000, False),
+    ],
+    ids=["truncated", "failed", "cancelled", "oversized", "oversized plain"],
+)
+async def test_nothing_is_left_in_the_store_of_what_is_not_kept(
+    upstream: Upstream, act: Any, largest: int, stream: bool
+) -> None:
+    store = Memory()
+    async with Cache(store=store, largest=Size(largest)) as cache:
+        upstream.script(act)
+        with suppress(CallError):
+            reply = await ask(cache, upstream=upstream, call=asked(stream=stream))
+            await anext(reply.events)
+            if act.__qualname__.startswith("stalls"):
+                await reply.aclose(asyncio.CancelledError())
+            await raw(reply)
+
+    assert await store.clear("") == 0
 
 
 async def test_an_answer_that_its_client_leaves_is_not_kept(upstream: Upstream) -> None:
@@ -368,6 +429,7 @@ async def test_only_if_cached_is_refused_where_nothing_is(upstream: Upstream) ->
     with pytest.raises(CallError) as refused:
         await answer(cache, upstream, asked(headers=wanted))
     assert (refused.value.status, refused.value.code) == (504, "not_cached")
+    assert refused.value.headers["x-should-retry"] == "false"
     assert upstream.asked == []
     await answer(cache, upstream, asked())
 
@@ -406,6 +468,31 @@ async def test_headers_say_what_became_of_it(upstream: Upstream, clock: Clock) -
         ["hit", "headrace; hit; ttl=39", "20"],
         ["bypass", "headrace; fwd=bypass", None],
     ]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "told"),
+    [
+        (None, "no-cache", "fwd=miss; stored"),
+        (10, "no-cache", "fwd=request; stored"),
+        (10, "max-age=5", "fwd=request; stored"),
+        (90, "no-cache", "fwd=stale; stored"),
+        (90, "", "fwd=stale; stored"),
+    ],
+)
+async def test_headers_say_why_it_was_asked_although_an_answer_is_kept(
+    upstream: Upstream, clock: Clock, kept: float | None, said: str, told: str
+) -> None:
+    cache = Cache(ttl=Duration(60), stale_if_error=Duration(60))
+    if kept is not None:
+        await answer(cache, upstream, asked())
+        clock.advance(kept)
+    given = asked(headers={"cache-control": said})
+
+    await answer(cache, upstream, given)
+
+    lines = telling(given.record)
+    assert (lines["x-headrace-cache"], lines["cache-status"]) == ("miss", f"headrace; {told}")
 
 
 async def test_usage_is_told_to_the_client_and_noted_as_saved(upstream: Upstream) -> None:
@@ -470,6 +557,7 @@ async def test_an_old_answer_is_given_when_the_upstream_fails(
         await answer(cache, upstream, asked())
 
     assert status(given) == "stale"
+    assert telling(given.record)["cache-status"] == "headrace; fwd=stale; ttl=-31"
 
 
 # The store
@@ -545,6 +633,27 @@ async def test_large_answers_are_compressed_where_the_store_is_shared(upstream: 
 
     assert len(await store.get(key) or b"") < 1000
     assert await answer(cache, upstream, asked()) == first
+
+
+@pytest.mark.parametrize(("words", "beside"), [(10, False), (100_000, True)])
+async def test_large_answers_are_put_together_beside_the_event_loop(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, words: int, beside: bool
+) -> None:
+    threads = []
+
+    def noted(answer: bytes) -> list[bytes]:
+        threads.append(threading.current_thread())
+        return taken_apart(answer)
+
+    monkeypatch.setattr("headrace_plugins.cache.stored.taken_apart", noted)
+    cache = Cache()
+    upstream.script(says("word " * words))
+    await answer(cache, upstream, asked())
+
+    reply = await ask(cache, upstream=upstream, call=asked(**STREAM))
+
+    assert len(await text(reply)) == 5 * words
+    assert [thread is not threading.main_thread() for thread in threads] == [beside]
 
 
 async def test_one_cache_can_be_told_from_another_by_its_name(upstream: Upstream) -> None:

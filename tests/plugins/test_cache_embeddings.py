@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from headrace import Call, CallError, Duration, Reply, UpstreamError
+from headrace.telling import telling
 from headrace.testing import Clock, Upstream, ask, raw
 from headrace_plugins.cache import Cache
 
@@ -58,6 +59,7 @@ async def test_only_what_is_missing_is_asked_for(upstream: Upstream) -> None:
     assert whole["x_seen"] is True
     assert given.record.cache
     assert (given.record.cache.status, given.record.cache.why) == ("miss", "2 of 4 inputs")
+    assert telling(given.record)["cache-status"] == "headrace; fwd=partial; stored"
     assert given.record.cache.saved
     assert given.record.cache.saved.input == 3
 
@@ -105,6 +107,34 @@ async def test_other_wishes_are_other_answers(upstream: Upstream, other: Any) ->
     await embedded(cache, upstream, wanting("a", **other))
 
     assert len(upstream.asked) == 2
+
+
+async def test_what_was_asked_for_as_base64_is_told_as_base64(upstream: Upstream) -> None:
+    async def encoded(upstream: Upstream, call: Call) -> Reply:
+        data = [
+            {"index": n, "embedding": f"AAAA{one}"} for n, one in enumerate(call.members["input"])
+        ]
+        return Reply.plain({"object": "list", "data": data, "model": "e"})
+
+    cache = Cache()
+    upstream.script(encoded)
+    await embedded(cache, upstream, wanting("a", encoding_format="base64"))
+
+    whole = await embedded(cache, upstream, wanting("b", "a", encoding_format="base64"))
+
+    assert [entry["embedding"] for entry in whole["data"]] == ["AAAAb", "AAAAa"]
+    assert "usage" not in whole
+
+
+async def test_texts_and_tokens_may_stand_side_by_side(upstream: Upstream) -> None:
+    cache = Cache()
+    await embedded(cache, upstream, wanting([7, 7], [7]))
+
+    whole = await embedded(cache, upstream, wanting([7], [1, 2, 3], [7, 7]))
+
+    assert upstream.calls[1].members["input"] == [[1, 2, 3]]
+    assert [entry["embedding"][0] for entry in whole["data"]] == [1, 3, 2]
+    assert whole["usage"] == {"prompt_tokens": 6, "total_tokens": 6}
 
 
 async def test_each_input_is_good_until_its_own_time_is_over(

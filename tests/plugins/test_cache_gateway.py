@@ -96,6 +96,17 @@ async def test_an_error_says_that_nothing_was_kept(upstream: Upstream) -> None:
         assert await told(client) == (200, "miss", "a")
 
 
+async def test_what_the_client_wants_only_if_it_is_kept_is_no_failure(upstream: Upstream) -> None:
+    records: list[Record] = []
+    gate = gateway(FRONT, upstream=upstream)
+    gate.edge.observers = (records.append,)
+    async with gate.lifespan():
+        client = Client(gate, headers={"cache-control": "only-if-cached"})
+
+        assert await told(client) == (504, "miss", None)
+    assert (records[0].outcome, records[0].code) == ("refused", "not_cached")
+
+
 async def test_the_record_of_who_asked_first_closes_with_the_work(upstream: Upstream) -> None:
     tap = Tap("one ", "two")
     upstream.script(tap)
@@ -220,11 +231,49 @@ async def test_the_fallback_behind_it_is_asked_once_for_all(upstream: Upstream) 
     assert upstream.asked == ["a", "b"]
 
 
+async def test_a_reload_keeps_answers_whatever_else_it_changes() -> None:
+    written = """\
+server: {attempts: 3}
+upstreams:
+  a: {forwarder: {mock: {says: hi}}, plugins: [retry]}
+  b: {forwarder: {openai: {base_url: "http://127.0.0.1:9", api_key: one}}}
+routes:
+  m: {chain: [cache: {ttl: 1h}, fallback], targets: [a, b]}
+"""
+    later = """\
+server: {attempts: 2, chain: [rate_limit: {policies: [{by: address, requests: 9/s}]}]}
+upstreams:
+  c: mock
+  b: {forwarder: {openai: {base_url: "http://127.0.0.1:9", api_key: two}}, plugins: [breaker]}
+  a: {forwarder: {mock: {says: hi}}, plugins: [retry: {attempts: 3}], timeouts: {total: 9s}}
+routes:
+  n: c
+  m:
+    chain: [rate_limit: {name: own}, cache: {ttl: 2h, stale_if_error: 1h}, race: {width: 1}]
+    targets: [a, b]
+"""
+    store = Memory()
+    said = []
+    for text in (written, later):
+        gate = Gateway(build(parse(text, "gateway.yaml", {}), keep=store), open=True)
+        async with gate.lifespan():
+            said.append(await told(Client(gate)))
+
+    assert said == [(200, "miss", "a"), (200, "hit", "a")]
+
+
 @pytest.mark.parametrize(
     ("change", "kept"),
     [
         (("", ""), True),
-        (("ttl: 1h", "ttl: 2h"), False),
+        (("ttl: 1h", "ttl: 2h, largest: 2MB, stale_if_error: 1h, replay: timed"), True),
+        (("[cache", "[rate_limit: {policies: [{by: caller, requests: 9/s}]}, cache"), True),
+        (("retry: {}", "retry: {attempts: 3}, fallback: {patience: 1s}"), True),
+        (("retry: {}", "fallback: {}"), True),
+        (("retry: {}", "retry: {}, transform: {set: {seed: 7}}"), False),
+        (("key: one", "key: two"), True),
+        (("targets: a", "targets: {a: {weight: 2}}"), True),
+        (("plugins: []", "plugins: [breaker]"), True),
         (("says: hi", "says: ho"), False),
         (("targets: a", "targets: a/n"), False),
         (("models: {}", "models: {m: other}"), False),
@@ -237,8 +286,12 @@ async def test_a_reload_keeps_the_answers_of_what_stays_as_it_was(
     change: tuple[str, str], kept: bool
 ) -> None:
     written = """\
-upstreams: {a: {forwarder: {mock: {says: hi}}, models: {}, labels: {}}}
-routes: {m: {chain: [cache: {ttl: 1h}], targets: a}, '/v1/x': a}
+upstreams:
+  a: {forwarder: {mock: {says: hi}}, models: {}, labels: {}, plugins: []}
+  b: {forwarder: {openai: {base_url: "http://127.0.0.1:9", api_key: one}}}
+routes:
+  m: {chain: [cache: {ttl: 1h}, retry: {}], targets: a}
+  '/v1/x': a
 """
     store = Memory()
     said = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from headrace import Call, CallError, Duration, Event, Reply, Size, TimedOut, Up
 from headrace.telling import telling
 from headrace.testing import Clock, Upstream, ask, down, refuses, says, settled, text
 from headrace_plugins.cache import Cache
+from headrace_plugins.race import Race
 
 from .cache.asking import answer, asked, status, values
 from .cache.tap import Tap
@@ -153,9 +155,11 @@ async def test_the_one_who_asked_first_is_not_over_before_the_work_is(
     cache, tap = Cache(), Tap("hello")
     upstream.script(tap)
     tap.go(int(stream))
-    leader = await begun(cache, upstream, asked(stream=stream))
+    given = asked(stream=stream)
+    leader = await begun(cache, upstream, given)
     follower = await begun(cache, upstream, asked(stream=stream))
 
+    given.record.left = True
     leader.cancel()
     await settled()
     assert not leader.done()
@@ -172,7 +176,9 @@ async def test_the_one_who_asked_first_is_over_when_its_own_time_is(
     cache, tap = Cache(), Tap("one ", "two")
     upstream.script(tap)
     tap.go()
-    leader = await ask(cache, upstream=upstream, call=asked(seconds=5, **STREAM))
+    given = asked(seconds=5, **STREAM)
+    given.record.left = True
+    leader = await ask(cache, upstream=upstream, call=given)
     follower = await begun(cache, upstream, asked(**STREAM))
 
     clock.advance(6)
@@ -181,6 +187,30 @@ async def test_the_one_who_asked_first_is_over_when_its_own_time_is(
     tap.go(2)
 
     assert await said_all(follower) == "one two"
+
+
+async def test_who_asked_first_and_has_lost_a_race_holds_nobody_up(upstream: Upstream) -> None:
+    cache, quick = Cache(), Tap("one ", "two")
+
+    async def quick_or_never(upstream: Upstream, call: Call) -> Reply:
+        if upstream.asked[-1] == "b":
+            await asyncio.Event().wait()
+        return await quick(upstream, call)
+
+    upstream.script(quick_or_never)
+    asks = [
+        asyncio.create_task(ask(Race(), cache, upstream=upstream, call=given))
+        for given in (asked(targets=["a", "b"], stream=stream) for stream in (True, False))
+    ]
+    await settled()
+    quick.go()
+    await settled()
+
+    streamed, plain = asks
+    assert (streamed.done(), plain.done()) == (True, False), "both still ask b"
+    quick.go(2)
+    assert await text(await streamed) == "one two"
+    assert await text(await plain) == "one two"
 
 
 async def test_who_leaves_before_the_first_output_takes_nothing_from_the_others(
@@ -389,6 +419,27 @@ async def test_who_hears_a_new_answer_that_runs_out_of_time_is_told_so(
     assert len(upstream.asked) == 2
 
 
+@pytest.mark.parametrize("many", [True, False], ids=["shared", "alone"])
+async def test_a_new_answer_is_asked_for_once_however_many_are_given_the_old_one(
+    upstream: Upstream, clock: Clock, many: bool
+) -> None:
+    cache = Cache(ttl=Duration(60), stale_while_revalidate=Duration(60), single_flight=many)
+    tap = Tap("new")
+    upstream.script(says("old"), tap, says("another"))
+    await answer(cache, upstream, asked())
+    clock.advance(90)
+
+    olds = [await answer(cache, upstream, asked()) for _ in range(5)]
+    await settled()
+    assert len(upstream.asked) == 2
+    tap.go()
+    await settled()
+
+    assert all(b"old" in each for each in olds)
+    assert b"new" in await answer(cache, upstream, asked())
+    assert len(upstream.asked) == 2
+
+
 # Slow readers, and answers that are too large
 
 
@@ -494,6 +545,27 @@ async def test_what_is_held_of_a_large_answer_is_bounded(upstream: Upstream) -> 
     await reply.aclose()
 
     assert max(held) < 15_000
+
+
+async def test_a_thousand_readers_hold_one_answer_and_slow_ones_harm_nobody(
+    upstream: Upstream,
+) -> None:
+    cache = Cache(largest=Size(2_000_000))
+    upstream.script(says(*["x" * 1000] * 900))
+    calls = [asked(**STREAM) for _ in range(1000)]
+    slow = [await ask(cache, upstream=upstream, call=given) for given in calls]
+    for reply in slow:
+        await anext(reply.events)
+
+    tracemalloc.start()
+    quick = await ask(cache, upstream=upstream, call=asked(**STREAM))
+    assert len(await text(quick)) == 900_000
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(upstream.asked) == 1
+    assert held < 40_000_000, "each reader holds what it has not read"
+    assert {len(await text(reply)) for reply in slow} == {900_000}
 
 
 # Closing

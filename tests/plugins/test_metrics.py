@@ -195,7 +195,7 @@ async def test_tokens_of_all_attempts_count() -> None:
     raced = record()
     for name, tokens in (("a", 10), ("b", 5)):
         usage = Usage(input=tokens, output=-3, cached=2, reasoning=1)
-        raced.attempts.append(Attempt(target=Target(name), usage=usage))
+        raced.attempts.append(Attempt(target=Target(name), usage=usage, outcome="ok"))
     raced.answered = raced.attempts[0]
 
     told = await told_of(raced)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from headrace import Call, Duration, Next, Reply, Rests, Target, Targets, leaves
 from headrace_plugins.balance.lots import by_chance, by_key, drawn
@@ -39,6 +39,7 @@ class Balance:
     rests: Rests = field(default_factory=Rests.of_server)
 
     orders: ClassVar = True
+    keeps_answers: ClassVar = True
     shorthand: ClassVar = "by"
 
     def __post_init__(self) -> None:
@@ -48,6 +49,11 @@ class Balance:
             raise ValueError("sticky must name its header, e.g. {header: x-user}")
         self.random = random.Random()  # noqa: S311  no secret depends on it
         self._measures = Measures(self.decay)
+
+    def follows(self, before: Self) -> None:
+        """Go on with what was measured, unless it is forgotten at another pace now."""
+        if self.decay == before.decay:
+            self._measures = before._measures
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Ask with the best target first."""

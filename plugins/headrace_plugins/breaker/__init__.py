@@ -68,6 +68,7 @@ class Breaker:
     store: Store = field(default_factory=Store.of_server)
 
     of_upstream: ClassVar = True
+    keeps_answers: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.failures < 1 or self.least < 1:
@@ -80,6 +81,13 @@ class Breaker:
             raise ValueError("cooldown must be more than 0, and at most longest")
         self._circuits: dict[Place, Circuit] = {}
         self._others = Others(self.store, self._heard)
+
+    def follows(self, before: Self) -> None:
+        """Go on with what is known of upstreams that failed."""
+        self._circuits = before._circuits
+        if self.window != before.window:
+            for circuit in self._circuits.values():
+                circuit.counts_anew()
 
     async def __aenter__(self) -> Self:
         """Nothing has to be opened."""

@@ -59,6 +59,10 @@ class Circuit:
         calls, failures = (sum(slot[n] for slot in self._slots) for n in (1, 2))
         return Counted(calls, failures)
 
+    def counts_anew(self) -> None:
+        """Forget how calls ended: a window of another length has other parts."""
+        self._slots.clear()
+
     def breaks_now(self, why: str) -> None:
         """Nobody but a probe may ask it from now on."""
         self.broken, self.why = True, why

@@ -24,6 +24,7 @@ from headrace import (
 from headrace_plugins.cache.batch import Batch, batch_of, combined, saved_by
 from headrace_plugins.cache.control import Control, not_cached
 from headrace_plugins.cache.key import asked, key_of
+from headrace_plugins.cache.large import worked
 from headrace_plugins.cache.question import Leading, Question
 from headrace_plugins.cache.replay import replayed
 from headrace_plugins.cache.sharing import Sharing
@@ -75,6 +76,7 @@ class Cache:
     needs_route: ClassVar = True
     owns_replies: ClassVar = True
     caches: ClassVar = True
+    keeps_answers: ClassVar = True
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -142,6 +144,8 @@ class Cache:
             return self._kept(asking, known, "stale")
         if asking.control.only_if_cached:
             raise not_cached(asking.note.why)
+        if known:
+            asking.note.fwd = "stale"
         try:
             return await self._sharing.share(asking)
         except (UpstreamError, TimedOut) as error:
@@ -151,21 +155,19 @@ class Cache:
             if known is None or not self._shelf.is_fresh(known, beyond=self.stale_if_error):
                 raise
             reply = self._kept(asking, known, "stale")
-            asking.note.why = error.code or ""
+            asking.note.why, asking.note.fwd = error.code or "", "stale"
             return reply
 
     async def _known(self, asking: Question, key: str) -> Stored | None:
         """What is kept under a key, if the client takes it; the note says why not."""
         control = asking.control
-        if control.no_cache:
-            asking.note.why = "no-cache"
-            return None
         found = await self._shelf.get(asking, key)
         if found and not control.takes(self._shelf.age(found)):
-            asking.note.why = "max-age"
+            asking.note.why = "no-cache" if control.no_cache else "max-age"
+            asking.note.fwd = "request" if self._shelf.is_fresh(found) else "stale"
             return None
         try:
-            return found and found.as_asked(asking.call)
+            return found and await self._shelf.turned(found, asking.call)
         except UpstreamError:
             asking.note.why = "not in this form"
             return None
@@ -189,7 +191,7 @@ class Cache:
             age = max(map(self._shelf.age, known.values()))
             saved = saved_by(known)
             asking.written(Cached(status="hit", age=age, ttl=self.ttl - age, saved=saved))
-            reply = Reply.plain(combined(batch, known, None))
+            reply = Reply(_one(await self._combined(batch, known, None)))
             reply.cached = asking.note
             return reply
         some = f"{len(known)} of {len(batch.inputs)} inputs" if known else ""
@@ -197,7 +199,7 @@ class Cache:
             raise not_cached(some or asking.note.why)
         if not known:
             return await self._sharing.share(asking)
-        asking.note.why, asking.note.saved = some, saved_by(known)
+        asking.note.why, asking.note.fwd, asking.note.saved = some, "partial", saved_by(known)
         return await self._of_rest(asking, batch, known, rest)
 
     async def _of_rest(
@@ -211,9 +213,23 @@ class Cache:
 
         async def whole(events: AsyncIterator[Event]) -> AsyncIterator[Event]:
             async for event in events:
-                yield Event.saying(combined(batch, known, event.json), "json")
+                yield await self._combined(batch, known, event)
 
         return reply.through(whole)
+
+    async def _combined(
+        self, batch: Batch, known: Mapping[int, Stored], asked: Event | None
+    ) -> Event:
+        """The whole answer, of what was kept and what was `asked`. Raises `UpstreamError`."""
+        size = sum(len(part.data) for one in known.values() for part in one.parts)
+        size += len(asked.raw) if asked else 0
+        return await worked(
+            size, lambda: Event.saying(combined(batch, known, asked and asked.json), "json")
+        )
+
+
+async def _one(event: Event) -> AsyncIterator[Event]:
+    yield event
 
 
 def _deterministic(call: Call) -> bool:

@@ -46,6 +46,7 @@ class NotCached(CallError):
     status = 504
     type = "invalid_request_error"
     default_code = "not_cached"
+    wanted = True
 
 
 def not_cached(why: str) -> NotCached:
@@ -53,5 +54,6 @@ def not_cached(why: str) -> NotCached:
     reason = f" ({why})" if why else ""
     return NotCached(
         f"there is no kept answer to this{reason}, and 'Cache-Control: only-if-cached' asks for "
-        "one; leave it out to have the question asked"
+        "one; leave it out to have the question asked",
+        headers={"x-should-retry": "false"},
     )

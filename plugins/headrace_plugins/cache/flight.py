@@ -67,13 +67,15 @@ class Flight:
         self.reply: Reply | None = None
         """The reply that is being read; None until its first output."""
         self.framing: Framing = "json"
-        self.finishes: set[str | None] = set()
-        """Why its choices came to their ends."""
+        self.finishes: dict[int, str | None] = {}
+        """Why each of its choices came to its end; None of one that did not."""
         self.turned: Stored | None = None
         """All of it in the other form, once somebody has asked for that."""
+        self.turning = asyncio.Lock()
         self._extra: set[int] = set()  # the events that are only for who asked for usage
         self._dialect = call.dialect
         self._deadline = call.deadline
+        self._record = call.record
         self._unasked = unasked(call)
         self._gone = 0  # events that are no longer held
         self._largest = largest
@@ -122,7 +124,8 @@ class Flight:
     def _add(self, event: Event) -> None:
         if self._dialect.extra_usage(self._unasked, event):
             self._extra.add(self._gone + len(self.events))
-        self.finishes.add(self._dialect.finish(event))
+        for choice, finish in self._dialect.finishes(event).items():
+            self.finishes[choice] = finish or self.finishes.get(choice)
         # Without the value that was read of it, which takes many times its room.
         self.events.append(Event(event.raw, event.data, event.name))
         self.size += len(event.raw)
@@ -181,8 +184,9 @@ class Flight:
     async def leave(self, reader: Reader, *, leads: bool = False) -> None:
         """One less; the last one ends the work.
 
-        The one that `leads` answers for what is used, so it leaves when that is known, or when its
-        own time is over.
+        The one that `leads` answers for what is used. Where its client has left, it leaves when
+        that is known, or when its own time is over; else, as after a race that it has lost, at
+        once.
         """
         self._readers.discard(reader)
         self._moved.set()
@@ -190,9 +194,10 @@ class Flight:
             return
         if not (self._readers or self._alone):
             self._left(self)
+            self.end(asyncio.CancelledError("nobody listens any more"))
             self._task.cancel()
             await shielded(asyncio.wait((self._task,)))
-        elif leads:
+        elif leads and self._record.left:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._deadline.left()):
                     while not self.over:

@@ -18,11 +18,16 @@ class Flights:
 
     def __init__(self) -> None:
         self._open: dict[str, Flight] = {}
+        self._alone: set[str] = set()
         self._running: dict[asyncio.Task[None], Flight] = {}
 
     def get(self, key: str) -> Flight | None:
         """The one that others may join."""
         return self._open.get(key)
+
+    def renews(self, key: str) -> bool:
+        """Whether there will be a new answer soon."""
+        return key in self._open or key in self._alone
 
     def begin(
         self, asking: Question, work: Work, *, largest: int, shared: bool, alone: bool
@@ -37,11 +42,15 @@ class Flights:
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
             left(flight)
+            if alone:
+                self._alone.discard(key)
 
         first = not alone and asking.control == Control()
         flight = Flight(asking.call, largest=largest, left=left, alone=alone, first=first)
         if shared:
             self._open[key] = flight
+        if alone:
+            self._alone.add(key)
         task = flight.begin(work(flight))
         self._running[task] = flight
         task.add_done_callback(ended)

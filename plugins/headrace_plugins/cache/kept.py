@@ -24,7 +24,10 @@ def why_not_kept(flight: Flight) -> str:
         return "incomplete"
     if {"no-store", "private"} & directives(reply.headers.get("cache-control", "")).keys():
         return "no-store"
-    return next((finish for finish in _BLOCKED if finish in flight.finishes), "")
+    finishes = set(flight.finishes.values())
+    if None in finishes and len(finishes) > 1:  # of several choices, some have their end
+        return "incomplete"
+    return next((finish for finish in _BLOCKED if finish in finishes), "")
 
 
 def answer_of(flight: Flight, call: Call, *, at: float) -> Stored:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from headrace import PASSTHROUGH, Call, Outgoing, Resolved, kept_under, owner_of
+from headrace import PASSTHROUGH, Call, Outgoing, Resolved, kept_under, leaves, owner_of
 
 _MEANING = ("openai-", "anthropic-")
 """What the names of headers begin with that go on to upstreams and may change what they say."""
@@ -51,7 +51,7 @@ def key_of(call: Call, question: bytes, *, cache: str, shared: bool) -> str:
         call.dialect.name,
         call.operation,
         resolved.fingerprint if resolved else "",
-        str(call.targets),  # a plugin above may have chosen among those of the route
+        joined([*map(str, leaves(call.targets))]),  # a plugin above may have chosen among them
         joined(_headers(call)),
         question,
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from headrace import Cached, Call, Next, Record
+from headrace import Cached, Call, Next
 from headrace_plugins.cache.batch import Batch
 from headrace_plugins.cache.control import Control
 
@@ -39,8 +39,6 @@ class Question:
         self.note = self.call.record.cache = note
 
     def again(self) -> Question:
-        """The same for nobody in particular: what becomes of it stands in no one's record."""
-        old = self.call.record
-        record = Record(id=old.id, method=old.method, path=old.path, route=old.route)
-        call = self.call.replace(record=record)
+        """The same once more for nobody who waits for it, with a record of its own."""
+        call = self.call.replace(record=self.call.record.beside())
         return replace(self, call=call, control=Control(), note=Cached(status="miss"))

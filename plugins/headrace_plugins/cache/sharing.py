@@ -20,11 +20,13 @@ from headrace import (
     WithUsage,
     shielded,
 )
+from headrace_plugins.cache.aside import written_down
 from headrace_plugins.cache.batch import answers_of
 from headrace_plugins.cache.elsewhere import elsewhere
 from headrace_plugins.cache.flight import Flight, Outgrown, Reader, same
 from headrace_plugins.cache.flights import Flights
 from headrace_plugins.cache.kept import answer_of, why_not_kept
+from headrace_plugins.cache.large import worked
 from headrace_plugins.cache.question import Leading, Question
 from headrace_plugins.cache.replay import replayed, told
 from headrace_plugins.cache.shelf import Shelf
@@ -76,7 +78,7 @@ class Sharing:
 
     def refresh(self, asking: Question) -> None:
         """See to it that there is a new answer soon; nobody waits for it."""
-        if self._flights.get(asking.key) is None:
+        if not self._flights.renews(asking.key):
             self._begin(asking.again(), alone=True)
 
     # Listening
@@ -100,12 +102,22 @@ class Sharing:
         if other:
             await flight.leave(reader)
             asking.note.saved = flight.usage
-            if flight.turned is None:
-                flight.turned = answer_of(flight, call, at=self.shelf.now()).as_asked(call)
-            reply = replayed(flight.turned, call)
+            reply = replayed(await self._turned(flight, call), call)
             reply.cached = asking.note
             return reply
         return _heard(flight, flight.reply, reader, asking, leads=leads)
+
+    async def _turned(self, flight: Flight, call: Call) -> Stored:
+        """All of an answer in the form that this call wants; made once for all who want it."""
+        at = self.shelf.now()
+
+        def turn() -> Stored:
+            return answer_of(flight, call, at=at).as_asked(call)
+
+        async with flight.turning:
+            if flight.turned is None:
+                flight.turned = await worked(flight.size, turn)
+        return flight.turned
 
     # Asking
 
@@ -144,6 +156,8 @@ class Sharing:
             flight.end(error)
             if alone and not isinstance(error, CallError | Outgrown):
                 logger.exception("asking for a new answer failed")
+        finally:
+            written_down(asking, flight)
 
     async def _elsewhere(self, asking: Question, held: AsyncExitStack) -> Stored | None:
         """What another replica was answered meanwhile."""
@@ -163,15 +177,18 @@ class Sharing:
         return told(found, asking.call.dialect)
 
     async def _keep(self, flight: Flight, asking: Question) -> None:
-        at, batch = self.shelf.now(), asking.batch
-        if batch:
-            answers = dict(zip(batch.keys, answers_of(flight, batch, at=at), strict=False))
-        else:
-            answers = {asking.key: answer_of(flight, asking.call, at=at)}
-        for key, answer in answers.items():
+        packed = await worked(flight.size, partial(self._packed, flight, asking, self.shelf.now()))
+        for key, answer in packed:
             if why := await self.shelf.put(key, answer):
                 asking.note.stored, asking.note.why = False, why
                 return
+
+    def _packed(self, flight: Flight, asking: Question, at: float) -> list[tuple[str, bytes]]:
+        """What is to be kept of it, and under which keys."""
+        if batch := asking.batch:
+            answers = zip(batch.keys, answers_of(flight, batch, at=at), strict=False)
+            return [(key, self.shelf.packed(answer)) for key, answer in answers]
+        return [(asking.key, self.shelf.packed(answer_of(flight, asking.call, at=at)))]
 
 
 def _heard(

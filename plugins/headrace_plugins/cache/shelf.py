@@ -8,12 +8,15 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 
-from headrace import Size, Store, Unavailable
+from headrace import Call, Size, Store, Unavailable
+from headrace_plugins.cache.large import worked
 from headrace_plugins.cache.question import Question
 from headrace_plugins.cache.stored import Stored
 
 _ROOM = 4
 """An answer with all that is told of it takes no more than so many times its own size."""
+_GROWS = 8
+"""What was compressed is so many times as large as it looks, by and large."""
 
 
 @dataclass(kw_only=True)
@@ -36,11 +39,22 @@ class Shelf:
             asking.stores = False
             asking.note.why = "the store does not answer"
             return None
-        return Stored.unpacked(packed, self.largest * _ROOM + 100_000) if packed else None
+        if not packed:
+            return None
+        size = len(packed) * (_GROWS if self.store.shared else 1)
+        return await worked(size, lambda: Stored.unpacked(packed, self.largest * _ROOM + 100_000))
 
-    async def put(self, key: str, answer: Stored) -> str:
+    async def turned(self, known: Stored, call: Call) -> Stored:
+        """The same in the form that a call wants. Raises `UpstreamError` where it has none."""
+        size = sum(len(part.data) for part in known.parts)
+        return await worked(size, lambda: known.as_asked(call))
+
+    def packed(self, answer: Stored) -> bytes:
+        """An answer as it is kept."""
+        return answer.packed(self.compress if self.store.shared else math.inf)
+
+    async def put(self, key: str, packed: bytes) -> str:
         """Keep it; why it is not kept, if it is not."""
-        packed = answer.packed(self.compress if self.store.shared else math.inf)
         try:
             kept = await self.store.set(key, packed, ttl=self.lasts)
         except Unavailable:

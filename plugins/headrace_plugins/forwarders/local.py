@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Self
 
-from headrace import PASSTHROUGH, Call, Found, Reply, Transport, UpstreamError, exchange
+from headrace import (
+    PASSTHROUGH,
+    Call,
+    Finding,
+    Found,
+    Reply,
+    Transport,
+    UpstreamError,
+    exchange,
+)
 from headrace_plugins.forwarders.local_model.fetch import MODELS, ModelMissing, fetch, model_file
 from headrace_plugins.forwarders.local_model.server import ModelServer, ModelServerFailed
 
@@ -90,6 +99,18 @@ class Local:
             if error.code != "connect_failed" or self._server is None:
                 raise
         return await self._ask(call, await self._address(refused=address))
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Whether all that it needs is on this machine; no server is started for that."""
+        if find_spec("xllamacpp") is None:
+            advice = "pip install 'headrace[local]'"
+            yield Finding(state="fail", says="its package is not installed", advice=advice)
+        elif model_file(self.model):
+            yield Finding(says=f"the file of {self.name} is here")
+        elif self.model in MODELS:
+            yield Finding(state="warn", says=f"{self.name} is fetched at the first start (93 MB)")
+        else:
+            yield Finding(state="fail", says=f"there is no file {self.model}")
 
     async def models(self) -> list[str]:
         """The one model it runs."""

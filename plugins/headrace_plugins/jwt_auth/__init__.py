@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -9,6 +10,7 @@ from headrace import (
     Call,
     Caller,
     Duration,
+    Finding,
     Next,
     Reply,
     Secret,
@@ -87,6 +89,11 @@ class JwtAuth:
         self._source = source_of(self)
         self._verified = Verified(self.cache)
 
+    def follows(self, before: Self) -> None:
+        """Go on with the keys that are there, if they come from the same place."""
+        if isinstance(self._source, Jwks) and isinstance(before._source, Jwks):
+            self._source.follows(before._source)
+
     async def __aenter__(self) -> Self:
         """Ask for the keys; whether or not they are there in a moment, the gateway starts."""
         if isinstance(self._source, Jwks):
@@ -97,6 +104,12 @@ class JwtAuth:
         """Ask no more."""
         if isinstance(self._source, Jwks):
             await self._source.__aexit__(*error)
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Whether the keys can be had now."""
+        if isinstance(self._source, Jwks):
+            async for finding in self._source.examine():
+                yield finding
 
     @property
     def fetches(self) -> int:

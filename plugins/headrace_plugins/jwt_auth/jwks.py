@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from headrace import Duration, Overloaded, UpstreamError
+from headrace import Duration, Finding, Overloaded, UpstreamError
 from headrace_plugins.jwt_auth.keys import NONE, Algorithm, KeySet
 from headrace_plugins.jwt_auth.reading import of_document
 from headrace_plugins.jwt_auth.shared import Alone, Shared, Turn
@@ -50,6 +50,13 @@ class Jwks:
         self._renewing: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
+    def follows(self, before: Self) -> None:
+        """Go on with the keys that are there, if they come from the same place."""
+        mine, theirs = ((it.source.name, it.algorithms) for it in (self, before))
+        if mine == theirs:
+            self._keys, self._document = before._keys, before._document
+            self._fetched, self._next = before._fetched, before._next
+
     async def __aenter__(self) -> Self:
         """Ask for the first time, and go on if no answer is there in a moment."""
         if not self.keys:
@@ -64,6 +71,19 @@ class Jwks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Ask once, whatever was asked before, and keep nothing of it."""
+        name = self.source.name.partition("?")[0]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                keys = of_document(await self.source.fetch(), self.algorithms)
+        except (UpstreamError, OSError, ValueError) as error:
+            says = f"no keys from {name}: {_reason(error)}"
+            yield Finding(state="fail", says=says, advice="no token is let in without them")
+            return
+        count = len(keys.keys)
+        yield Finding(says=f"{count} key{'' if count == 1 else 's'} from {name}")
 
     @property
     def keys(self) -> KeySet:

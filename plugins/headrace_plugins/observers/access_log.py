@@ -36,6 +36,7 @@ def line(record: Record) -> dict[str, Any]:
     return {
         "time": record.began.isoformat(timespec="milliseconds"),
         "id": record.id,
+        "aside": record.aside or None,
         "client": record.client,
         "caller": caller.name if caller else None,
         "who": caller.id if caller and caller.id != caller.name else None,

@@ -72,6 +72,7 @@ class RateLimit:
 
     enforces_limits: ClassVar = True
     counts: ClassVar = True
+    keeps_answers: ClassVar = True
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -84,7 +85,13 @@ class RateLimit:
                     f"{times} policies are called {name!r}; give each a name of its own"
                 )
         self._counter = Counter(self.store, self.name, self.lease)
-        self._local = Counter(Memory(), self.name, self.lease)
+        self._memory = Memory()
+        self._local = Counter(self._memory, self.name, self.lease)
+
+    def follows(self, before: Self) -> None:
+        """Go on with what was counted while the store did not answer."""
+        self._memory = before._memory
+        self._local = Counter(self._memory, self.name, self.lease)
 
     async def __aenter__(self) -> Self:
         self._counter.holds.open()

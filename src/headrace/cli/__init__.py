@@ -6,7 +6,11 @@ import sys
 
 _COMMANDS = {
     "serve": "Serve a gateway.",
+    "init": "Write a gateway.yaml to begin with.",
     "check": "Say every problem of a configuration, and nothing else.",
+    "doctor": "Try whether all that a configuration leans on is there, and say what to do.",
+    "health": "Ask whether the gateway on this machine is ready, for health checks.",
+    "diff": "Say what would change if one configuration took the place of another.",
     "explain": "Print what was understood of a configuration, and what becomes of a request.",
     "cache": "Clear what caches keep in the store.",
     "keys": "Make, list and take back the keys of callers that a file keeps.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -13,7 +12,7 @@ from headrace.cli.group import default_file
 from headrace.config.build import build
 from headrace.config.document import load
 from headrace.config.plan import Plan
-from headrace.keeping import kept_under, owners_called
+from headrace.keeping import all_under
 from headrace.store import Unavailable
 
 
@@ -45,7 +44,8 @@ def clear(file: Path, tenant: str | None, route: str | None, everything: bool) -
         )
     if route and route not in _routes(plan):
         raise click.ClickException(f"{file} has no route {route!r}; it has {_named(plan)}")
-    prefixes = [p for name in names for p in _prefixes(plan, name, tenant, route)]
+    routes = _routes(plan)
+    prefixes = [p for name in names for p in all_under(name, routes, tenant=tenant, route=route)]
     try:
         count = asyncio.run(_cleared(plan, prefixes))
     except Unavailable as error:
@@ -58,16 +58,6 @@ async def _cleared(plan: Plan, prefixes: list[str]) -> int:
         return sum([await plan.store.clear(prefix) for prefix in prefixes])
     finally:
         await plan.store.aclose()
-
-
-def _prefixes(plan: Plan, name: str, tenant: str | None, route: str | None) -> Iterator[str]:
-    """What the keys begin with. Keys have the route before the tenant: one for each route."""
-    if tenant is None:
-        yield kept_under(name, route)
-        return
-    for each in [route] if route else _routes(plan):
-        for owner in owners_called(tenant):
-            yield kept_under(name, each, owner)
 
 
 def _routes(plan: Plan) -> list[str]:

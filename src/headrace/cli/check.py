@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from headrace.cli.address import check_guarded
+from headrace.cli.address import check_apart, check_guarded, internal_of
 from headrace.cli.group import default_file
 from headrace.config.document import Document, load
+from headrace.config.listening import Address
 from headrace.config.plan import Plan
 from headrace.config.problems import Problem
 from headrace.config.workers import check_workers, workers_of
@@ -35,10 +36,7 @@ from headrace.store import Unavailable
 def command(file: Path, unset_ok: bool, connect: bool, form: str) -> None:
     """Say every problem of FILE, and nothing else. The exit status is 1 if there is one."""
     try:
-        document = load(file, os.environ, unset_ok=unset_ok)
-        plan = plan_of(document)
-        check_guarded(plan, plan.server.host, document.place(("server", "host")))
-        check_workers(plan, workers_of(plan, os.environ))
+        document, plan = checked(file, unset_ok=unset_ok)
         if connect:
             asyncio.run(_connect(plan, document))
     except ConfigError as error:
@@ -49,6 +47,16 @@ def command(file: Path, unset_ok: bool, connect: bool, form: str) -> None:
             click.echo(problem.github())
         raise SystemExit(1) from None
     click.echo(f"{file}: no problems", err=True)
+
+
+def checked(file: Path, *, unset_ok: bool) -> tuple[Document, Plan]:
+    """What a file says, without anything opened. Raises `ConfigError` with every problem."""
+    document = load(file, os.environ, unset_ok=unset_ok)
+    plan = plan_of(document)
+    check_guarded(plan, plan.server.host, document.place(("server", "host")))
+    check_apart(Address(plan.server.host, plan.server.port), *internal_of(plan))
+    check_workers(plan, workers_of(plan, os.environ))
+    return document, plan
 
 
 async def _connect(plan: Plan, document: Document) -> None:

@@ -62,8 +62,8 @@ def default_file() -> str:
     return os.environ.get("HEADRACE_CONFIG") or "gateway.yaml"
 
 
-def fail(error: ConfigError) -> NoReturn:
-    """Print every problem and exit with 1."""
+def fail(error: ConfigError, *, status: int = 1) -> NoReturn:
+    """Print every problem and exit."""
     for problem in error.problems:
         first, *below = str(problem).splitlines()
         click.secho(first, fg="red", bold=True, err=True, color=colored(sys.stderr))
@@ -71,7 +71,7 @@ def fail(error: ConfigError) -> NoReturn:
             click.echo(line, err=True)
     count = len(error.problems)
     click.echo(f"{count} problem{'s' if count != 1 else ''}", err=True)
-    raise SystemExit(1)
+    raise SystemExit(status)
 
 
 def colored(stream: object) -> bool:

@@ -10,6 +10,7 @@ import orjson
 
 from headrace.call import Timeouts
 from headrace.cli.address import is_loopback
+from headrace.config.outline import options_said, said
 from headrace.options import Duration
 
 _DEFAULTS = {name: str(Duration(value)) for name, value in vars(Timeouts()).items()}
@@ -40,7 +41,7 @@ def followed(told: Mapping[str, Any]) -> str:
         return f"{head}: {told['refused']}"
     of = f", for {told['caller']}," if told["caller"] else ""
     lines = [f"{head}{of} takes the route {told['route']}"]
-    lines += _indented(f"passes {_part(part)}" for part in told["passes"])
+    lines += _indented(f"passes {said(part)}" for part in told["passes"])
     lines += _indented(_route(told))
     lines += _indented([told["refused"]] if "refused" in told else [])
     for number, request in enumerate(told["requests"], 1):
@@ -52,16 +53,16 @@ def _every_call(told: Mapping[str, Any]) -> Iterator[str]:
     server = told["server"]
     yield f"reaches {server['host']}:{server['port']}, {_who(told)}"
     if rest := {name: value for name, value in server.items() if name not in ("host", "port")}:
-        yield f"is served with {_options(rest)}"
+        yield f"is served with {options_said(rest)}"
     for middleware in told["middleware"]:
-        yield f"passes the middleware {_part(middleware)}"
+        yield f"passes the middleware {said(middleware)}"
     for plugin in told["chain"]:
-        yield f"passes {_part(plugin)}"
+        yield f"passes {said(plugin)}"
     attempts = told["attempts"]
     yield f"takes its route, with at most {attempts} attempt{'s' if attempts != 1 else ''}"
-    observers = ", ".join(map(_part, told["observers"]))
+    observers = ", ".join(map(said, told["observers"]))
     yield f"is told to {observers or 'nobody'}"
-    yield f"shares what must be shared in {_part(told['store'])}"
+    yield f"shares what must be shared in {said(told['store'])}"
 
 
 def _who(told: Mapping[str, Any]) -> str:
@@ -82,7 +83,7 @@ def _callers(told: Mapping[str, Any]) -> Iterator[str]:
             f"{key} {' or '.join(values)}" for key, values in caller.get("match", {}).items()
         ]
         if keys := caller.get("keys"):
-            matches.append(f"one of {keys} keys" if keys > 1 else "a key")
+            matches.append(f"one of {len(keys)} keys" if len(keys) > 1 else "a key")
         yield (
             f"  is whoever has {' and '.join(matches)}"
             if name != "default"
@@ -91,9 +92,9 @@ def _callers(told: Mapping[str, Any]) -> Iterator[str]:
         models = caller["models"]
         yield f"  may use {'every model' if models is None else ', '.join(models) or 'no model'}"
         if "limits" in caller:
-            yield f"  at most {_options(caller['limits'])}"
+            yield f"  at most {options_said(caller['limits'])}"
         if "only" in caller:
-            yield f"  only of upstreams with {_options(caller['only'])}"
+            yield f"  only of upstreams with {options_said(caller['only'])}"
 
 
 def _routes(told: Mapping[str, Any]) -> Iterator[str]:
@@ -119,7 +120,7 @@ def _upstreams(told: Mapping[str, Any]) -> Iterator[str]:
     if not (told["upstreams"] or told["disabled"]):
         yield "none"
     for name, upstream in told["upstreams"].items():
-        yield f"{name}: {_part(upstream['forwarder'])}"
+        yield f"{name}: {said(upstream['forwarder'])}"
         yield from _indented(_upstream(upstream))
     for name in told["disabled"]:
         yield f"{name}: disabled"
@@ -127,17 +128,17 @@ def _upstreams(told: Mapping[str, Any]) -> Iterator[str]:
 
 def _upstream(told: Mapping[str, Any]) -> Iterator[str]:
     for plugin in told["plugins"]:
-        yield f"passes {_part(plugin)}"
+        yield f"passes {said(plugin)}"
     for plugin in told["brings"]:
-        yield f"passes {_part(plugin)}, inside each attempt"
+        yield f"passes {said(plugin)}, inside each attempt"
     models = [k if k == v else f"{k} (there {v})" for k, v in told["models"].items()]
     if models:
         yield f"models {', '.join(models)}"
     if told["labels"]:
-        yield f"labels {_options(told['labels'])}"
+        yield f"labels {options_said(told['labels'])}"
     timeouts = {n: value for n, value in told["timeouts"].items() if value != _DEFAULTS[n]}
     if timeouts:
-        yield f"timeouts {_options(timeouts)}"
+        yield f"timeouts {options_said(timeouts)}"
     if not told["ask_usage"]:
         yield "is not asked for token counts"
 
@@ -164,7 +165,7 @@ def _tree(
         yield from _leaves(targets)
         return
     first, *rest = chain
-    yield _part(first)
+    yield said(first)
     if next(iter(first)) not in dividing:
         yield from _indented(_tree(rest, targets, dividing))
         return
@@ -179,12 +180,12 @@ def _leaves(targets: Iterable[Any]) -> Iterator[str]:
         if isinstance(target, list):
             yield from _leaves(target)
         else:
-            yield target if isinstance(target, str) else _part(target)
+            yield target if isinstance(target, str) else said(target)
 
 
 def _request(told: Mapping[str, Any]) -> Iterator[str]:
     for plugin in told["passes"]:
-        yield f"passes {_part(plugin)}"
+        yield f"passes {said(plugin)}"
     if "refused" in told:
         yield f"is not asked: {told['refused']}"
         return
@@ -198,27 +199,6 @@ def _request(told: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         text = body if isinstance(body, str) else orjson.dumps(body, option=orjson.OPT_INDENT_2)
         yield from (text if isinstance(text, str) else text.decode()).splitlines()
-
-
-def _part(part: Mapping[str, Any]) -> str:
-    ((name, options),) = part.items()
-    return f"{name} {{{_options(options)}}}" if options else str(name)
-
-
-def _options(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {_value(value)}" for name, value in options.items())
-
-
-def _value(value: Any) -> str:
-    match value:
-        case Mapping():
-            return f"{{{_options(value)}}}"
-        case list():
-            return f"[{', '.join(map(_value, value))}]"
-        case bool() | None:
-            return str(orjson.dumps(value).decode())
-        case _:
-            return str(value)
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

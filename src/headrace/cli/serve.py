@@ -6,24 +6,32 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from headrace.cli.address import check_guarded, is_loopback
+from headrace.cli import hangup
+from headrace.cli.address import check_guarded, internal_of, is_loopback
 from headrace.cli.group import colored
-from headrace.cli.workers import Workers, inherited
+from headrace.cli.notify import Notify
 from headrace.config.build import build
 from headrace.config.document import Document, load, parse
 from headrace.config.found import look, written
+from headrace.config.listening import Address
 from headrace.config.plan import Plan
 from headrace.config.problems import Problem
 from headrace.config.workers import check_workers, workers_of
 from headrace.errors import ConfigError
 from headrace.gateway import Gateway
 from headrace.version import __version__
+
+if TYPE_CHECKING:
+    from headrace.cli.server import Live
 
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -34,9 +42,7 @@ _LEVELS = ("debug", "info", "warning", "error", "critical")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port. Else PORT, the file, 8080.")
 @click.option("--workers", type=click.IntRange(1), help="Else WEB_CONCURRENCY, the file, 1.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
-@click.option("--worker", type=int, hidden=True, help="The socket that it shares.")
-@click.option("--parent", type=int, hidden=True, help="The process without which it ends.")
-@click.option("--first", is_flag=True, hidden=True, help="Whether it tells that it is live.")
+@click.option("--worker", type=int, hidden=True, help="The errand that it is on.")
 def command(
     file: Path | None,
     host: str | None,
@@ -44,60 +50,115 @@ def command(
     workers: int | None,
     log_level: str | None,
     worker: int | None,
-    parent: int | None,
-    first: bool,
 ) -> None:
     """Serve the gateway that FILE describes.
 
     Without FILE it is HEADRACE_CONFIG, or ./gateway.yaml. Without any of them, what can be found is
     served: keys in the environment, an Ollama on its port, the local model, or else a mock.
     """
+    hangup.hold()
     level = log_level or os.environ.get("LOG_LEVEL") or "info"
     _log(level)
+    if worker is not None:
+        sys.exit(_work(worker))
+    notify = Notify.of(os.environ)
     file = file or _default_file()
     document = load(file, os.environ) if file else _found()
     plan = build(document)
-    address = host or os.environ.get("HOST")
-    place = None if address else document.place(("server", "host"))
-    address = address or plan.server.host
-    check_guarded(plan, address, place)
+    address = host or os.environ.get("HOST") or plan.server.host
+    count = workers or workers_of(plan, os.environ)
+    check = partial(_check, host=address, count=count)
+    check(plan)
     if not (plan.authenticates or is_loopback(address)):
         logging.getLogger("headrace").warning("everybody who reaches %s may ask: no key", address)
-    count = workers or workers_of(plan, os.environ)
-    check_workers(plan, count)
-    from headrace.cli.server import listen, run
+    from headrace.cli.listening import listening
+    from headrace.cli.reminders import Reminders
+    from headrace.cli.server import run
 
-    if worker is not None:
-        listener = inherited(worker)
-        sys.exit(
-            run(
-                Gateway(plan, open=True),
-                listener,
-                partial(banner, workers=count) if first else None,
-                parent=parent,
-            )
-        )
-    with listen(address, port if port is not None else _port(plan)) as listener:
+    public = Address(address, port if port is not None else _port(plan))
+    with listening(public, *internal_of(plan)) as listeners:
         if count == 1:
-            sys.exit(run(Gateway(plan, open=True), listener, banner))
-        told = ["--host", address, "--workers", str(count), "--log-level", level]
-        command = [sys.executable, "-m", "headrace", "serve", *([str(file)] if file else []), *told]
-        sys.exit(Workers(command, listener, count).run())
+            gateway = Gateway(plan, open=True, source=_source(file), check=check)
+            say = partial(banner, workers=1)
+            sys.exit(run(gateway, listeners, banner=say, notify=notify, look=Reminders(plan)))
+        from headrace.cli.errand import Errand
+        from headrace.cli.workers import Workers
+
+        errand = Errand(
+            document=document,
+            file=file,
+            host=address,
+            count=count,
+            sockets=tuple(listener.fileno() for listener in listeners.all),
+            parent=os.getpid(),
+        )
+        together = Workers(
+            [sys.executable, "-m", "headrace", "serve", "--log-level", level],
+            errand,
+            plan,
+            read=partial(_read, file, check) if file else None,
+            notify=notify,
+            look=Reminders(plan),
+        )
+        sys.exit(together.run())
 
 
-def banner(
-    gateway: Gateway, url: str, runs_on: str, models: list[str], *, workers: int = 1
-) -> None:
+def _work(number: int) -> int:
+    """Be one of several workers, and go on the errand of this number."""
+    from headrace.cli.errand import Errand
+    from headrace.cli.server import run
+    from headrace.cli.workers import Telling, take_signals
+
+    take_signals()
+    errand = Errand.taken(number)
+    plan = build(errand.document)
+    telling = Telling(socket.socket(fileno=errand.tells), plan)
+    gateway = Gateway(
+        plan,
+        open=True,
+        source=_source(errand.file),
+        check=partial(_check, host=errand.host, count=errand.count),
+    )
+    return run(
+        gateway,
+        errand.listeners(),
+        banner=partial(banner, workers=errand.count) if errand.first else None,
+        notify=Notify(telling.say),
+        look=telling.look,
+        parent=errand.parent,
+    )
+
+
+def _source(file: Path | None) -> Callable[[], Document] | None:
+    return partial(load, file, os.environ) if file else None
+
+
+def _read(file: Path, check: Callable[[Plan], None]) -> Plan:
+    plan = build(load(file, os.environ))
+    check(plan)
+    return plan
+
+
+def _check(plan: Plan, *, host: str, count: int) -> None:
+    """Raise `ConfigError` where a plan cannot be served there, by so many workers."""
+    written = plan.document if host == plan.server.host else None
+    check_guarded(plan, host, written.place(("server", "host")) if written else None)
+    check_workers(plan, count)
+
+
+def banner(live: Live, *, workers: int) -> None:
     """Tell on standard error what is live, and a line that works when it is pasted."""
-    plan = gateway.plan
+    plan, models = live.plan, live.models
     say = _Sayer()
-    say(f"Headrace {__version__} is live at {url}", bold=True)
+    say(f"Headrace {__version__} is live at {live.url}", bold=True)
+    if live.internal:
+        say(f"  for operators: {live.internal}")
     for name, upstream in plan.upstreams.items():
         say(f"  upstream {name}: {', '.join(upstream.models) or 'any model it has'}")
     for name in plan.disabled:
         say(f"  upstream {name}: disabled")
     say(f"  models: {', '.join(models[:12]) or 'none'}{' …' if len(models) > 12 else ''}")
-    say(f"  runs on {runs_on}{f', {workers} workers' if workers > 1 else ''}")
+    say(f"  runs on {live.runs_on}{f', {workers} workers' if workers > 1 else ''}")
     model = models[0] if models else "MODEL"
     body = {
         "model": model,
@@ -107,7 +168,8 @@ def banner(
     say("Try it:")
     key = " -H 'authorization: Bearer YOUR_KEY'" if plan.authenticates else ""
     data = json.dumps(body).replace("'", "'\\''")
-    say(f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json'{key} -d '{data}'")
+    asking = f"curl -N {live.url}/v1/chat/completions -H 'content-type: application/json'"
+    say(f"  {asking}{key} -d '{data}'")
 
 
 class _Sayer:

@@ -3,65 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from types import FrameType
 
 import uvicorn
 
-from headrace.cli.protocols import bounded
-from headrace.config.problems import Problem
-from headrace.errors import ConfigError
+from headrace.cli import hangup
+from headrace.cli.listening import Listeners, address_of
+from headrace.cli.notify import Notify
+from headrace.cli.protocols import HEAD_TIMEOUT, bounded
+from headrace.config.plan import Plan
 from headrace.gateway import Gateway
 
 logger = logging.getLogger("headrace")
 
-Banner = Callable[[Gateway, str, str, list[str]], None]
-
 _CUT = 1.0
-"""Seconds that calls have to end once they are cut."""
+"""Seconds that calls have to end once they are cut, and TLS to be closed in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """What there is to be told of a gateway that is live."""
+
+    plan: Plan
+    url: str
+    internal: str | None
+    """Where operators reach it."""
+    runs_on: str
+    models: list[str]
 
 
 def run(
     gateway: Gateway,
-    listener: socket.socket,
-    banner: Banner | None,
+    listeners: Listeners,
     *,
+    banner: Callable[[Live], None] | None = None,
+    notify: Notify | None = None,
+    look: Callable[[Plan], None] = lambda plan: None,
     parent: int | None = None,
 ) -> int:
     """Serve until a signal to stop, then drain. The exit status.
 
-    A `parent` is the process that started this one, which stops when that is gone.
+    `look` is shown the plan in force each second. A `parent` is the process that started this one,
+    which stops when that is gone.
     """
-    server = _Server(gateway, listener, banner, parent)
-    server.run(sockets=[listener])
+    if listeners.internal:
+        gateway.internal = address_of(listeners.internal).port
+    server = _Server(gateway, listeners, banner, notify or Notify(), look, parent)
+    server.run(sockets=listeners.all)
     return 0 if server.started else 3
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket for that address. Raises `ConfigError` where there can be none."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, ValueError) as error:
-        listener.close()
-        number = error.errno if isinstance(error, OSError) else None
-        advice = _ADVICE.get(number or 0, "this machine has no such address; choose another --host")
-        raise ConfigError([Problem(None, f"cannot listen on {host}:{port}: {advice}")]) from None
-    return listener
-
-
-_ADVICE = {
-    errno.EADDRINUSE: "something listens there already; stop it, or choose another --port",
-    errno.EACCES: "this port is not for everybody; choose another --port, above 1023",
-}
 
 
 class _Server(uvicorn.Server):
@@ -70,49 +68,114 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         gateway: Gateway,
-        listener: socket.socket,
-        banner: Banner | None,
+        listeners: Listeners,
+        banner: Callable[[Live], None] | None,
+        notify: Notify,
+        look: Callable[[Plan], None],
         parent: int | None,
     ) -> None:
-        settings = gateway.plan.server
         super().__init__(
             uvicorn.Config(
                 gateway,
-                http=bounded(settings.write_stall),
+                http=bounded(gateway.plan.server.write_stall),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # an address is believed of nobody who was not named
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=int(settings.drain + 2 * _CUT),
                 h11_max_incomplete_event_size=64 * 1024,
             )
         )
         self._gateway = gateway
-        self._listener = listener
+        self._listeners = listeners
         self._banner = banner
+        self._notify = notify
+        self._look = look
         self._parent = parent
         self._signals = 0
+        self._asked = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
-        await super().startup(sockets)
-        self._stay_with_parent()
-        if self.started and self._banner:
-            host, port = self._listener.getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            models = list(await self._gateway.router.listed())
-            self._banner(self._gateway, url, _runs_on(self._gateway), models)
+        certificate = self._gateway.plan.certificate
+        plain = [
+            each for each in sockets or [] if not certificate or each is self._listeners.internal
+        ]
+        await super().startup(plain)
+        if certificate:
+            await self._start_tls(certificate.context)
+        self._reloading = asyncio.create_task(self._reload_when_asked())
+        hangup.handle(self._asked.set)
+        self._look_around()
+        self._notify.ready()
+        if self._notify.alive_every:
+            self._stay_alive(self._notify.alive_every)
+        if self._banner:
+            self._banner(await self._told("https" if certificate else "http"))
 
-    def _stay_with_parent(self) -> None:
-        """Stop when the process that started this one is gone without a word."""
-        if self._parent is None:
-            return
-        if os.getppid() != self._parent:
+    async def _start_tls(self, context: ssl.SSLContext) -> None:
+        # Not by uvicorn, which gives TLS to all of its listeners and has no limits for it.
+        context.sni_callback = self._take_certificate
+        serving = await asyncio.get_running_loop().create_server(
+            lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            ),
+            sock=self._listeners.public,
+            backlog=self.config.backlog,
+            ssl=context,
+            ssl_handshake_timeout=HEAD_TIMEOUT,
+            ssl_shutdown_timeout=_CUT,
+        )
+        self.servers.append(serving)
+
+    def _take_certificate(self, asking: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        """Go on with the certificate that is in force by now; asked for each connection."""
+        if certificate := self._gateway.plan.certificate:
+            asking.context = certificate.context
+
+    async def _told(self, scheme: str) -> Live:
+        internal = self._listeners.internal
+        return Live(
+            plan=self._gateway.plan,
+            url=f"{scheme}://{address_of(self._listeners.public)}",
+            internal=f"http://{address_of(internal)}" if internal else None,
+            runs_on=_runs_on(self._gateway),
+            models=list(await self._gateway.router.listed()),
+        )
+
+    # As long as it runs
+
+    def _look_around(self) -> None:
+        """Once a second: stop when the process that started this one is gone without a word."""
+        if self._parent is not None and os.getppid() != self._parent:
             self.handle_exit(signal.SIGTERM, None)
-        else:
-            asyncio.get_running_loop().call_later(1.0, self._stay_with_parent)
+            return
+        self._look(self._gateway.plan)
+        asyncio.get_running_loop().call_later(1.0, self._look_around)
+
+    def _stay_alive(self, every: float) -> None:
+        self._notify.alive()
+        asyncio.get_running_loop().call_later(every, self._stay_alive, every)
+
+    async def _reload_when_asked(self) -> None:
+        """Read the configuration again after each SIGHUP, or once after several."""
+        while await self._asked.wait():
+            self._asked.clear()
+            self._notify.reloading()
+            await self._reload()
+            self._look(self._gateway.plan)
+            self._notify.ready()
+
+    async def _reload(self) -> None:
+        if not self._gateway.plan.files:
+            logger.warning("there is no file to read again: no configuration was named")
+            return
+        with suppress(Exception):  # it is told there
+            if not await self._gateway.reload():
+                logger.info("the configuration is as it was")
+
+    # The end
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On the first signal stop being ready, and after the delay stop; the next do not wait."""
@@ -129,6 +192,7 @@ class _Server(uvicorn.Server):
             self.force_exit = self.should_exit = True
 
     def _say_what_goes_on(self) -> None:
+        self._notify.stopping()
         settings, calls = self._gateway.plan.server, self._gateway.edge.serving
         if calls:
             going_on = f"{calls} call{'s go' if calls > 1 else ' goes'} on"
@@ -146,8 +210,12 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let calls finish, cut those that go on beyond the limit."""
-        loop = asyncio.get_running_loop()
-        cutting = loop.call_later(self._gateway.plan.server.drain, self._gateway.edge.cut)
+        hangup.hold()
+        self._reloading.cancel()
+        await asyncio.wait([self._reloading])
+        drain = self._gateway.plan.server.drain
+        self.config.timeout_graceful_shutdown = int(drain + 2 * _CUT)
+        cutting = asyncio.get_running_loop().call_later(drain, self._gateway.edge.cut)
         try:
             await super().shutdown(sockets)
         finally:

@@ -8,36 +8,75 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from headrace.cli.errand import Errand
+from headrace.cli.notify import READY, Notify
+from headrace.config.plan import Plan
+
 logger = logging.getLogger("headrace")
 
+CHANGED = b"X_CHANGED=1"
+"""What a worker says once it has another configuration."""
+
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_AWAITED = (*_STOPPING, signal.SIGCHLD)
+_TAKEN = (*_STOPPING, signal.SIGCHLD)
+_AWAITED = (*_TAKEN, signal.SIGHUP)
 _SOON = 2.0
 """A worker that lives for less than so many seconds was not well from the start."""
 _MOST_FAILURES = 3
-"""So many in a row that were not well end it all."""
+"""After so many in a row it is waited a while, or it ends where no other worker serves."""
+_WHILE = 10.0
 _COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 """Names the folder where processes put together what they count, for any part of a worker that
 counts with prometheus-client (prometheus.github.io/client_python/multiprocess)."""
 
 
-class Workers:
-    """`count` processes that run `command` and share `listener`, whose number it is told last.
+@dataclass(kw_only=True, eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    began: float
+    says: socket.socket
+    """Where it says how it is."""
+    busy: bool = True
+    """Whether it has not done yet what it was asked for: to start, or to reload."""
+    served: bool = False
 
-    A worker that dies is replaced at once. A signal to stop goes to all of them, each time.
+
+class Workers:
+    """Processes that run `command`, each on the same errand, whose number it is told last.
+
+    One that dies is replaced at once. A signal to stop goes to all of them, each time, and so does
+    SIGHUP. `read` makes a plan of the configuration as it is written now, for workers to come; None
+    where it is not written. `look` is shown the plan in force each second.
     """
 
-    def __init__(self, command: Sequence[str], listener: socket.socket, count: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        errand: Errand,
+        plan: Plan,
+        *,
+        read: Callable[[], Plan] | None,
+        notify: Notify,
+        look: Callable[[Plan], None],
+    ) -> None:
         self._command = command
-        self._listener = listener
-        self._count = count
-        self._running: dict[subprocess.Popen[bytes], float] = {}
+        self._errand = errand
+        self._plan = plan
+        self._read = read
+        self._notify = notify
+        self._look = look
+        self._workers: list[_Worker] = []
         self._failures = 0
+        self._not_before = 0.0
+        self._alive_at = 0.0
+        self._unready = True
+        """Whether it is still to be told that all are ready."""
         self._stopping = False
         self._counts: str | None = None
 
@@ -45,57 +84,80 @@ class Workers:
         """Go on until a signal to stop, and until the last worker has ended. The exit status."""
         # Awaited instead of handled, so that none comes between two lines.
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-        self._listener.set_inheritable(True)
         with _counts() as self._counts:
+            self._fill(first=True)
             return self._watch()
 
     def _watch(self) -> int:
         status = 0
-        for number in range(self._count):
-            self._start(first=number == 0)
-        while self._running:
-            got = signal.sigtimedwait(_AWAITED, 1.0)
+        while self._workers or not self._stopping:
+            got = signal.sigtimedwait(_AWAITED, self._patience)
             if got and got.si_signo in _STOPPING:
                 self._stop()
-            status = max(status, self._replace())
+            elif got and got.si_signo == signal.SIGHUP:
+                self._reload()
+            self._listen()
+            status = max(status, self._bury())
+            self._fill()
+            self._tell()
         return status
 
-    def _start(self, *, first: bool = False) -> None:
-        fd = self._listener.fileno()
-        told = [
-            *self._command,
-            "--worker",
-            str(fd),
-            "--parent",
-            str(os.getpid()),
-            *(["--first"] if first else []),
-        ]
-        environ = {**os.environ, **({_COUNTS: self._counts} if self._counts else {})}
+    @property
+    def _patience(self) -> float:
+        """Seconds until somebody is looked after who gives no signal."""
+        return min(
+            0.1 if any(worker.busy for worker in self._workers) else 1.0,
+            self._notify.alive_every or 1.0,
+        )
+
+    # Their lives
+
+    def _fill(self, *, first: bool = False) -> None:
+        """Start those that are missing; the `first` of all says that the gateway is live."""
+        if self._stopping or time.monotonic() < self._not_before:
+            return
+        while len(self._workers) < self._errand.count:
+            self._workers.append(self._start(first=first and not self._workers))
+
+    def _start(self, *, first: bool) -> _Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.setblocking(False)
+        document = self._plan.document or self._errand.document
+        errand = replace(self._errand, document=document, tells=theirs.fileno(), first=first)
+        number = errand.hand_over()
         # In a session of its own: a terminal's Ctrl-C comes to this process alone, to be passed on.
-        worker = subprocess.Popen(told, pass_fds=(fd,), start_new_session=True, env=environ)  # noqa: S603
-        self._running[worker] = time.monotonic()
+        process = subprocess.Popen(  # noqa: S603
+            [*self._command, "--worker", str(number)],
+            pass_fds=(*errand.sockets, errand.tells, number),
+            start_new_session=True,
+            env={**os.environ, **({_COUNTS: self._counts} if self._counts else {})},
+        )
+        theirs.close()
+        os.close(number)
+        return _Worker(process=process, began=time.monotonic(), says=ours)
 
-    def _stop(self) -> None:
-        self._stopping = True
-        for worker in self._running:
-            worker.send_signal(signal.SIGTERM)
-
-    def _replace(self) -> int:
-        """Start one for each that has ended; the worst status of those that failed for good."""
+    def _bury(self) -> int:
+        """Forget those that have ended; the worst status of those that failed for good."""
         worst = 0
-        for worker in [worker for worker in self._running if worker.poll() is not None]:
-            lived = time.monotonic() - self._running.pop(worker)
-            self._forget(worker.pid)
+        for worker in [each for each in self._workers if each.process.poll() is not None]:
+            self._workers.remove(worker)
+            worker.says.close()
+            self._forget(worker.process.pid)
+            status = worker.process.returncode
             if self._stopping:
-                worst = max(worst, worker.returncode)
+                worst = max(worst, status)
                 continue
+            logger.error("worker %d ended with status %d", worker.process.pid, status)
+            lived = time.monotonic() - worker.began
             self._failures = self._failures + 1 if lived < _SOON else 0
-            logger.error("worker %d ended with status %d", worker.pid, worker.returncode)
             if self._failures < _MOST_FAILURES:
-                self._start()
+                continue
+            if any(each.served for each in self._workers):
+                logger.error("workers do not start; the next one is tried in %d s", _WHILE)
+                self._not_before = time.monotonic() + _WHILE
             else:
                 logger.critical("%d workers in a row did not start; giving up", self._failures)
-                worst = max(worst, abs(worker.returncode), 1)
+                worst = max(worst, abs(status), 1)
                 self._stop()
         return worst
 
@@ -104,6 +166,64 @@ class Workers:
         if self._counts:
             for gauge in Path(self._counts).glob(f"gauge_live*_{pid}.db"):
                 gauge.unlink(missing_ok=True)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._unready = False
+        self._notify.stopping()
+        for worker in self._workers:
+            worker.process.send_signal(signal.SIGTERM)
+
+    # What they serve
+
+    def _reload(self) -> None:
+        """Let all of them read the configuration again, and those that are to come have it."""
+        if not self._stopping:
+            self._unready = True
+            self._notify.reloading()
+            self._read_again()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for worker in self._workers:
+            worker.busy = True
+            worker.process.send_signal(signal.SIGHUP)
+
+    def _read_again(self) -> bool:
+        """Take what is written now for workers to come; whether it is something else."""
+        if self._read is None:
+            return False
+        try:
+            plan = self._read()
+        except Exception:  # noqa: BLE001  those that serve say what is wrong with it
+            return False
+        before, self._plan = self._plan, plan
+        return not (plan.document and before.document and plan.document.repeats(before.document))
+
+    def _listen(self) -> None:
+        """Take in what they say."""
+        changed = False
+        for worker in self._workers:
+            with suppress(BlockingIOError):
+                while said := worker.says.recv(1024):
+                    if said == READY:
+                        worker.busy, worker.served = False, True
+                    changed |= said == CHANGED
+        # One that was told by other ways than by us: the others shall follow, if they do not watch.
+        if changed and self._read_again() and not self._plan.server.watch:
+            self._pass_on()
+
+    def _tell(self) -> None:
+        """Tell the service manager and the operator what they want to know."""
+        ready = self._workers and not any(worker.busy for worker in self._workers)
+        if self._unready and ready:
+            self._unready = False
+            self._notify.ready()
+        now = time.monotonic()
+        if self._notify.alive_every and now >= self._alive_at:
+            self._alive_at = now + self._notify.alive_every
+            self._notify.alive()
+        self._look(self._plan)
 
 
 @contextmanager
@@ -123,7 +243,29 @@ def _counts() -> Iterator[str | None]:
         yield folder
 
 
-def inherited(fd: int) -> socket.socket:
-    """In a worker: the socket it shares. Signals are taken as usual again."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
-    return socket.socket(fileno=fd)
+# In a worker
+
+
+class Telling:
+    """Tells the process that started this worker how it is."""
+
+    def __init__(self, says: socket.socket, plan: Plan) -> None:
+        says.setblocking(False)
+        self._says = says
+        self._plan = plan
+
+    def say(self, message: bytes) -> None:
+        """Tell this; it may be that nobody is there any more."""
+        with suppress(OSError):
+            self._says.send(message)
+
+    def look(self, plan: Plan) -> None:
+        """Tell when there is another configuration."""
+        if plan is not self._plan:
+            self._plan = plan
+            self.say(CHANGED)
+
+
+def take_signals() -> None:
+    """Take signals as usual again, but for SIGHUP, which waits."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TAKEN)

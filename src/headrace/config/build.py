@@ -6,7 +6,7 @@ Nothing is opened here and nothing is asked; a plan is only made whole or not at
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from headrace.caller import Callers
 from headrace.chain import Plugin
 from headrace.config.around import middleware, observers, store_of
 from headrace.config.callers import callers, check
+from headrace.config.certificate import certificate_of
 from headrace.config.chains import Chains, plugins_that
 from headrace.config.document import Document, Path
 from headrace.config.fingerprint import fingerprint
@@ -33,11 +34,13 @@ from headrace.config.settings import (
     TimeoutOptions,
     UpstreamOptions,
 )
-from headrace.config.targets import levels, skipped, targets, without
+from headrace.config.targets import check_prices, levels, skipped, targets, without
 from headrace.errors import ConfigError
 from headrace.given import giving
+from headrace.hands import Hands
 from headrace.health import Probes
 from headrace.options import Duration, Secret
+from headrace.prices import PriceList
 from headrace.registry import name_of
 from headrace.rests import Rests
 from headrace.routing import Route, Routes
@@ -119,6 +122,7 @@ class _Builder:
         chain = self._plugins(("server", "chain"), server, _FRONT)
         upstreams = [self._upstream(*item) for item in self.sections["upstreams"].items()]
         routes = [self._route(*item) for item in self.sections["routes"].items()]
+        check_prices(self.parts, self.server.prices, self.sections["upstreams"])
         check(
             self.parts,
             [route for route, _ in routes],
@@ -140,6 +144,7 @@ class _Builder:
             store=kept,
             vitals=Vitals.of_server(),
             probes=tuple(self.probes),
+            hands=self._hands(upstream.name for upstream in upstreams if upstream),
             transport=asked,
             counting=tuple(
                 (self.parts.document.place(path), plugin) for path, plugin in self.counting.values()
@@ -148,8 +153,15 @@ class _Builder:
             hash=self.parts.document.hash,
             document=self.parts.document,
             handover=self.parts.handover,
+            certificate=certificate_of(self.parts, self.server.tls),
             unsure=("server",) in self.broken,
         )
+
+    def _hands(self, upstreams: Iterable[str]) -> Hands | None:
+        if self.server.admin is None:
+            return None
+        hands = Hands(store=Store.of_server(), rests=Rests.of_server(), upstreams=tuple(upstreams))
+        return self.parts.handover.same(("server", "admin"), hands)
 
     # What can answer
 
@@ -193,7 +205,14 @@ class _Builder:
             fingerprint=fingerprint([forwarder, *plugins], written.models),
             budget=self.parts.handover.same(path, Budget(written.retry_budget)),
             secrets=hidden,
+            address=str(getattr(forwarder, "base_url", "")),
             provider=Provider(_provider(forwarder), hidden),
+            prices=PriceList(
+                self.server.prices,
+                name,
+                provider=_provider(forwarder),
+                url=getattr(forwarder, "base_url", None),
+            ),
         )
 
     def _is_off(self, path: Path, value: Any, what: str) -> bool:

@@ -81,11 +81,32 @@ class Document:
     """Every `include`, as `glob` takes it: a new file that it matches would be read too."""
     versions: Versions
     """What distinguishes those files from their next versions."""
+    beside: Mapping[pathlib.Path, Version] = field(default_factory=dict)
+    """The files among them that parts have read as they were made."""
     _spots: dict[Path, Spot] = field(repr=False)
 
     def versions_now(self) -> Versions:
         """The versions of its files as they are by now; others where it should be read again."""
         return _versions({file: version(file) for file in self.files}, self.patterns)
+
+    def read_beside(self, files: Mapping[pathlib.Path, Version]) -> None:
+        """Note files that parts have read as they were made."""
+        new = {file: found for file, found in files.items() if file not in self.files}
+        self.beside = {**files, **self.beside}
+        self.files += new
+        self.versions = ((*self.versions[0], *new.values()), self.versions[1])
+
+    def repeats(self, before: Document) -> bool:
+        """Whether it says what the one before says, and its parts would read what they have read.
+
+        Their files are its own, too, then.
+        """
+        if self.problems or self.value != before.value:
+            return False
+        if before.beside != {file: version(file) for file in before.beside}:
+            return False
+        self.read_beside(before.beside)
+        return True
 
     @cached_property
     def hash(self) -> str:

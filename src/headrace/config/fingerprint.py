@@ -14,9 +14,11 @@ from headrace.config.fields import options_of
 def fingerprint(parts: Iterable[object], *more: Any) -> str:
     """A short text that is another one where a part, one of its options, or `more` is.
 
-    Secrets are left out of it: a new key for an upstream makes no new upstream.
+    Secrets are left out of it: a new key for an upstream makes no new upstream. So are plugins that
+    say of themselves that no answer depends on them.
     """
-    told = orjson.dumps([[_described(part) for part in parts], _plain(more)])
+    counting = [_described(part) for part in parts if not vars(type(part)).get("keeps_answers")]
+    told = orjson.dumps([counting, _plain(more)])
     return hashlib.sha256(told).hexdigest()[:16]
 
 

@@ -6,10 +6,19 @@ import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from headrace import registry
+from headrace.config.document import Document, parse
 from headrace.forwarder import Found
+
+
+def default_file(environ: Mapping[str, str]) -> Path | None:
+    """The configuration that is served where none is named; None where there is none."""
+    if named := environ.get("HEADRACE_CONFIG"):
+        return Path(named)
+    return Path("gateway.yaml") if Path("gateway.yaml").exists() else None
 
 
 async def look(environ: Mapping[str, str]) -> list[tuple[str, Found]]:
@@ -20,6 +29,11 @@ async def look(environ: Mapping[str, str]) -> list[tuple[str, Found]]:
     pairs.sort(key=lambda pair: pair[1].rank)
     real = [pair for pair in pairs if pair[1].rank < Found.STAND_IN]
     return real or pairs
+
+
+def document_of(found: Iterable[tuple[str, Found]], environ: Mapping[str, str]) -> Document:
+    """The configuration that serves what was found."""
+    return parse(written(found), "what was found", environ)
 
 
 def written(found: Iterable[tuple[str, Found]]) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 from headrace.attempts import Upstream
 from headrace.caller import Callers
 from headrace.chain import Plugin
+from headrace.config.certificate import Certificate
 from headrace.config.document import Document
 from headrace.config.handover import Handover
 from headrace.config.problems import Place
 from headrace.config.settings import Server
+from headrace.hands import Hands
 from headrace.health import Probes
 from headrace.record import Observer
 from headrace.routing import Route
@@ -52,6 +54,10 @@ class Plan:
     """Where all of it is written."""
     handover: Handover = field(default_factory=Handover)
     """What the plan that takes this one's place finds here."""
+    hands: Hands | None = None
+    """What keeps upstreams at rest that somebody let rest; None without an administration."""
+    certificate: Certificate | None = None
+    """What `headrace serve` serves HTTPS with."""
     unsure: bool = False
     """Whether plugins of `chain` are missing because of values that are left unset."""
 
@@ -74,7 +80,7 @@ class Plan:
         parts += self.chain
         for route in self.routes:
             parts += route.chain
-        parts += self.probes
+        parts += [*self.probes, self.hands]
         yield from {id(part): part for part in parts}.values()
 
     @property
@@ -90,6 +96,6 @@ def behind_who_asks(chain: Sequence[Plugin]) -> tuple[Plugin, ...]:
     return tuple(chain[max(asking, default=0) :])
 
 
-def says(plugin: Plugin | None, attribute: str) -> bool:
+def says(plugin: object, attribute: str) -> bool:
     """Whether a plugin's class says this of its plugins."""
     return bool(getattr(plugin, attribute, False))

@@ -10,8 +10,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from headrace.call import Timeouts
 from headrace.caller import Quota
+from headrace.config.listening import checked
 from headrace.health import Health
-from headrace.options import Duration, Size
+from headrace.options import Duration, Secret, Size
+from headrace.prices import Price, installed
 
 Number = TypeVar("Number", bound=float)
 
@@ -58,6 +60,44 @@ class TimeoutOptions:
 
 
 @dataclass(kw_only=True)
+class Tls:
+    """HTTPS without a proxy in front."""
+
+    certificate: str
+    """A file in PEM: the certificate, and behind it those that lead to its authority."""
+    key: str
+    """A file in PEM: its private key, without a password."""
+
+
+def _long(key: Secret) -> Secret:
+    text = key.reveal()
+    if len(text) < _SHORTEST_KEY or len(set(text)) < _FEWEST_LETTERS or not text.isascii():
+        raise ValueError(
+            f"must have {_SHORTEST_KEY} characters or more, and not the same few again and again; "
+            "make one with: openssl rand -hex 32"
+        )
+    return key
+
+
+_SHORTEST_KEY = 32
+_FEWEST_LETTERS = 10
+AdminKey = Annotated[Secret, AfterValidator(_long)]
+
+
+@dataclass(kw_only=True)
+class AdminOptions:
+    """How those are let in who operate the gateway."""
+
+    key: AdminKey | list[AdminKey]
+    """What they show as `Authorization: Bearer`; several, so that one can be replaced."""
+
+    @property
+    def keys(self) -> list[Secret]:
+        """All of them."""
+        return self.key if isinstance(self.key, list) else [self.key]
+
+
+@dataclass(kw_only=True)
 class Server:
     """The gateway itself."""
 
@@ -67,6 +107,10 @@ class Server:
     """The address `headrace serve` listens on; `--host` and `HOST` come first."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """The port `headrace serve` listens on; `--port` and `PORT` come first."""
+    internal: Annotated[str, AfterValidator(checked)] | None = None
+    """A second address, such as `127.0.0.1:9090`: pages for operators are served there alone."""
+    tls: Tls | None = None
+    """The certificate to serve HTTPS with; without it, `headrace serve` speaks HTTP."""
     workers: Annotated[int, Field(ge=1)] = 1
     """How many processes serve the port; `--workers` and `WEB_CONCURRENCY` come first."""
     auth: Literal["none"] | None = None
@@ -83,6 +127,10 @@ class Server:
     """What workers and replicas share: a URL, or a store's name with options."""
     timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     """Every upstream's defaults."""
+    prices: Annotated[dict[str, Price | Literal["genai"]], AfterValidator(installed)] = field(
+        default_factory=dict
+    )
+    """What models cost, by `upstream/model`; `*` stands for any text. `genai` asks genai-prices."""
     body_timeout: Time = field(default_factory=lambda: Duration(30))
     """How long a request's body may take to arrive."""
     write_stall: Time = field(default_factory=lambda: Duration(60))
@@ -91,6 +139,8 @@ class Server:
     """How long to go on accepting after a signal to stop, while readiness already says no."""
     drain: Duration = field(default_factory=lambda: Duration(30))
     """How long calls under way may go on after that, before they are cut with an error."""
+    admin: AdminOptions | None = None
+    """Its administration; without it, there is none."""
     watch: Time | None = None
     """How often to look whether the configuration's files have changed; else nobody looks."""
     middleware: list[Any] = field(default_factory=list)

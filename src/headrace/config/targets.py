@@ -54,6 +54,20 @@ def skipped(targets: Targets, disabled: Collection[str]) -> tuple[Target, ...]:
     return tuple(target for target in leaves(targets) if target.upstream in disabled)
 
 
+def check_prices(parts: Parts, prices: Collection[str], upstreams: Collection[str]) -> None:
+    """Note each key of `server: {prices: …}` that no target can have."""
+    for key in prices:
+        upstream, slash, _ = key.partition("/")
+        if "*" in upstream or (slash and upstream in upstreams):
+            continue
+        path: Path = ("server", "prices", key)
+        if slash:
+            message = f"no upstream is called {upstream!r}{did_you_mean(upstream, upstreams)}"
+        else:
+            message = f"a price is that of a model of an upstream: '{key}/*', or '*/{key}'"
+        parts.problem(path, message, key=True)
+
+
 def _target(parts: Parts, path: Path, value: Any, upstreams: Collection[str]) -> Target | None:
     found = parts.named(path, value, "a target")
     if found is None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from sys import getsizeof
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
 
 from headrace.options import Size
 from headrace.store import Full, Step, Store, Value, together
@@ -37,6 +37,14 @@ class Memory(Store):
         self._numbers = _Bounded[Value](self.entries, self.size)
         # Without a bound: there are as many as calls are running, and no limit may forget one.
         self._leases: dict[str, dict[object, float]] = {}
+
+    def follows(self, before: Memory) -> None:
+        """Go on with what was kept, within the bounds of this one."""
+        self._values = before._values.within(self.entries, self.size)
+        self._numbers = before._numbers.within(self.entries, self.size)
+        self._leases = before._leases
+        if "_windows" in vars(before):
+            vars(self)["_windows"] = before._windows
 
     async def get(self, key: str) -> bytes | None:
         """The value, if it is there and its time is not over."""
@@ -146,6 +154,12 @@ class _Bounded(Generic[Kept]):
         self._weight = 0
         self._kept: OrderedDict[str, _Entry[Kept]] = OrderedDict()
 
+    def within(self, entries: int, size: int) -> Self:
+        """The same with other bounds."""
+        self._most, self._size = entries, size
+        self._make_room()
+        return self
+
     def get(self, key: str, now: float) -> Kept | None:
         """What is there; it counts as used."""
         entry = self._kept.get(key)
@@ -163,6 +177,9 @@ class _Bounded(Generic[Kept]):
         weight += ENTRY + getsizeof(key)
         self._kept[key] = _Entry(value, until, weight)
         self._weight += weight
+        self._make_room()
+
+    def _make_room(self) -> None:
         while len(self._kept) > 1 and (len(self._kept) > self._most or self._weight > self._size):
             self.drop(next(iter(self._kept)))
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import AfterValidator
 
+from headrace.finding import Finding
 from headrace.options import Count, Duration, Secret, Size
 from headrace.reply import shielded
 from headrace.store import Full, Step, Store, Unavailable, tag_of, together
-from headrace.store.redis_replies import as_it_is, done, flag, marked
+from headrace.store.redis_replies import as_it_is, done, flag, marked, policy_of
 from headrace.store.redis_scripts import (
     TAKE,
     answers_of,
@@ -123,6 +124,22 @@ class Redis(Store):
     async def probe(self) -> str:
         """Ask what it is, and whether it can be written; `Unavailable` says why not."""
         return await self._open.describe()
+
+    async def examine(self) -> AsyncIterator[Finding]:
+        """Whether it may throw away what is still in use once its memory is full."""
+        try:
+            policy = await self._open.ask(self._name("probe", ""), ("INFO", "memory"), policy_of)
+        except Unavailable:
+            return  # whoever tries the store says so
+        loses = policy.startswith("allkeys")
+        yield Finding(
+            about="store's memory",
+            state="warn" if loses else "ok",
+            says=f"when it is full, its policy is {policy}",
+            advice="take noeviction, or volatile-ttl; this one may forget limits"
+            if loses
+            else None,
+        )
 
     # Values
 

@@ -61,13 +61,22 @@ def scanned(reply: object) -> tuple[bytes | None, list[bytes]]:
 
 def called(reply: object) -> str:
     """The server's name and version, as INFO has them."""
-    if not isinstance(reply, bytes):
-        raise Garbage("no INFO")
-    lines = reply.decode(errors="replace").splitlines()
-    told = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    told = _info(reply)
     name = "Valkey" if "valkey_version" in told else "Redis"
     version = told.get(f"{name.lower()}_version", "")
     return f"{name} {'.'.join(version.split('.')[:2])}"
+
+
+def policy_of(reply: object) -> str:
+    """What is thrown away when its memory is full, as INFO has it."""
+    return _info(reply).get("maxmemory_policy", "unknown")
+
+
+def _info(reply: object) -> dict[str, str]:
+    if not isinstance(reply, bytes):
+        raise Garbage("no INFO")
+    lines = reply.decode(errors="replace").splitlines()
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
 
 
 def master_at(reply: object) -> Address | None:

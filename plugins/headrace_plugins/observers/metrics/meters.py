@@ -60,8 +60,19 @@ class Meters:
 
     def count(self, record: Record) -> None:
         """Add a closed record."""
-        operation, route = record.operation or NONE, record.route or NONE
-        caller, answered = of_caller(record.caller), record.answered
+        route, caller = record.route or NONE, of_caller(record.caller)
+        if not record.aside:
+            self._request(record, route, caller)
+        for attempt in record.attempts:
+            if attempt.outcome:  # one that still runs comes again in a record aside
+                self._attempt(attempt, route, caller)
+        for failed, instead in fallbacks(record.attempts):
+            self._add("ai_routing_fallback_total", failed, instead)
+        for limit in record.limits:
+            self._limit(limit, caller)
+
+    def _request(self, record: Record, route: str, caller: str) -> None:
+        operation, answered = record.operation or NONE, record.answered
         upstream = answered.target.upstream if answered else NONE
         status, outcome = of_status(record.status), record.outcome or NONE
         self._add("headrace_requests_total", operation, route, caller, outcome, status)
@@ -72,12 +83,6 @@ class Meters:
             waited = _between(record.started, answered.first_output)
             self._observe("headrace_first_output_seconds", waited, route, upstream)
             self._observe("headrace_output_token_seconds", _pace(answered), route, upstream)
-        for attempt in record.attempts:
-            self._attempt(attempt, route, caller)
-        for failed, instead in fallbacks(record.attempts):
-            self._add("ai_routing_fallback_total", failed, instead)
-        for limit in record.limits:
-            self._limit(limit, caller)
         if record.cache:
             self._add("headrace_cache_total", route, record.cache.status)
             if record.cache.status in ("hit", "stale"):

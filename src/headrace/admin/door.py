@@ -1,0 +1,167 @@
+"""The door of the administration: which paths are its own, who is let in, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import math
+import posixpath
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+from starlette.requests import Request
+
+from headrace.admin import acts
+from headrace.config.plan import Plan
+from headrace.errors import (
+    BadRequest,
+    CallError,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    Unauthorized,
+)
+from headrace.options import Secret
+from headrace.pages import Page
+from headrace.record import Happening
+from headrace.store import Unavailable
+
+_HOW = "send one of 'server: {admin: {key: …}}' as 'Authorization: Bearer KEY'"
+_LARGEST = 1_000_000
+"""Bytes of a request's body."""
+_PATIENCE = 10.0
+"""Seconds for it to arrive."""
+_MOST = 10
+"""Wrong keys that an address may show in a minute."""
+_KNOWN = 1000
+"""Addresses whose wrong keys are counted."""
+
+
+class Operated(Protocol):
+    """The gateway that is operated."""
+
+    @property
+    def plan(self) -> Plan:
+        """The configuration in force."""
+
+    @property
+    def workers(self) -> int:
+        """How many processes serve its port."""
+
+    async def reload(self) -> bool:
+        """Take the configuration as it is written now; whether it is another one."""
+
+    def tell_others(self) -> None:
+        """Let the other processes of its port take it, too."""
+
+
+def is_path(path: str) -> bool:
+    """Whether a path belongs to the administration, however it is spelled."""
+    plain = posixpath.normpath("/" + path.replace("\\", "/").partition(";")[0]).casefold()
+    return plain.lstrip("/").split("/")[0] == "admin" or plain.lstrip("/") == "health/detailed"
+
+
+class Admin:
+    """Answers `/health/detailed` and everything below `/admin`, for who shows one of `keys`."""
+
+    def __init__(self, keys: Sequence[Secret], gateway: Operated) -> None:
+        self._keys = [_digest(key.reveal()) for key in keys]
+        self._gateway = gateway
+        self._misses: OrderedDict[str, deque[float]] = OrderedDict()
+
+    async def __call__(self, asked: Request, path: str) -> Page:
+        """Do what is asked. Raises `CallError` where that is not to be."""
+        who = asked.client.host if asked.client else "unknown"
+        act, target = None, path
+        try:
+            self._admit(asked, who)
+            act, target = _find(asked.method, path)
+            told = await act(self._gateway, target, await _said(asked))
+        except Unavailable as error:
+            self._tell(act, who, target, "failed")
+            raise Overloaded(f"the store does not answer: {error}", code="store_down") from None
+        except CallError as error:
+            outcome = "refused" if error.status in (401, 429) else "failed"
+            self._tell(act, who, target, outcome)
+            raise
+        self._tell(act, who, target, "ok")
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        return Page(200, headers, orjson.dumps(told, option=orjson.OPT_INDENT_2, default=str))
+
+    def _admit(self, asked: Request, who: str) -> None:
+        """Let in who shows a key, once and nowhere but in its header."""
+        misses = self._misses.get(who, deque())
+        now = time.monotonic()
+        while misses and misses[0] <= now - 60:
+            misses.popleft()
+        if len(misses) >= _MOST:
+            wait = math.ceil(misses[0] + 60 - now)
+            message = f"{_MOST} wrong keys were shown within a minute; wait {wait} s"
+            raise RateLimited(message, code="admin_locked", headers={"retry-after": str(wait)})
+        shown = asked.headers.getlist("authorization")
+        scheme, _, key = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+        digest = _digest(key.strip())
+        # All of them, so that the time does not tell which one it was.
+        good = [hmac.compare_digest(digest, known) for known in self._keys]
+        if scheme.lower() == "bearer" and any(good):
+            return
+        misses.append(now)
+        self._misses[who] = misses
+        self._misses.move_to_end(who)
+        if len(self._misses) > _KNOWN:
+            self._misses.popitem(last=False)
+        raise Unauthorized(f"this is for those who operate the gateway; {_HOW}")
+
+    def _tell(self, act: acts.Act | None, who: str, target: str, outcome: Any) -> None:
+        if act is None and outcome != "refused":
+            return  # somebody with a key has mistaken a path
+        what = f"admin.{act.__name__}" if act else "admin.refused"
+        told = Happening(what=what, who=who, target=target, outcome=outcome)
+        self._gateway.plan.vitals.tell(told)
+
+
+def _find(method: str, path: str) -> tuple[acts.Act, str]:
+    """What is to be done, and to what."""
+    allowed = []
+    for verb, pattern, act in acts.ACTS:
+        if found := pattern.fullmatch(path):
+            if verb == method:
+                return act, next(iter(found.groups()), path)
+            allowed.append(verb)
+    if allowed:
+        raise MethodNotAllowed(
+            f"this path takes {' and '.join(allowed)}, not {method}",
+            code="method_not_allowed",
+            headers={"allow": ", ".join(allowed)},
+        )
+    raise NotFound("nothing is done at this path; GET /admin tells what is", code="unknown_url")
+
+
+async def _said(asked: Request) -> dict[str, Any]:
+    """What the query and the body say; a body is a JSON object."""
+    body = b""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            async for chunk in asked.stream():
+                body += chunk
+                if len(body) > _LARGEST:
+                    raise BadRequest(f"the body is larger than {_LARGEST} bytes")
+    except TimeoutError:
+        message = f"the body did not arrive within {_PATIENCE:g} s"
+        raise BadRequest(message, code="body_timeout") from None
+    try:
+        said = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict):
+        raise BadRequest("the body must be a JSON object", code="invalid_json")
+    return {**asked.query_params, **said}
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()

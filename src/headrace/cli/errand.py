@@ -1,0 +1,56 @@
+"""What a worker is told by the process that starts it, through memory that both of them see."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.cli.listening import Listeners
+from headrace.config.document import Document
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """To serve this configuration, whatever stands in its files by now, on sockets that are there.
+
+    Sockets go by their numbers.
+    """
+
+    document: Document
+    file: Path | None
+    """Where it can be read again."""
+    host: str
+    count: int
+    """How many workers there are."""
+    sockets: tuple[int, ...]
+    """The public one, and the one for operators if there is one."""
+    tells: int = -1
+    """Where it says how it is."""
+    parent: int
+    """The process without which it ends."""
+    first: bool = False
+    """Whether it says that the gateway is live."""
+
+    def hand_over(self) -> int:
+        """The number of a file of memory that says all of this."""
+        number = os.memfd_create("errand")  # and no file on a disk, for secrets are in it
+        with open(number, "wb", closefd=False) as file:
+            pickle.dump(self, file)
+        os.lseek(number, 0, os.SEEK_SET)
+        return number
+
+    @classmethod
+    def taken(cls, number: int) -> Errand:
+        """What that file says."""
+        with open(number, "rb") as file:
+            errand = pickle.load(file)  # noqa: S301  it was written by this program
+        assert isinstance(errand, cls)
+        return errand
+
+    def listeners(self) -> Listeners:
+        """The sockets, in the worker."""
+        public, *internal = (socket.socket(fileno=number) for number in self.sockets)
+        return Listeners(public=public, internal=internal[0] if internal else None)

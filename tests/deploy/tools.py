@@ -1,0 +1,120 @@
+"""What the tests of deploy/ share: its files, and the programs that judge them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from headrace.options import Duration
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+HERE = Path(sys.executable).parent
+"""Where the programs are that came with the tests' own packages."""
+
+_OPERATORS_OWN = ("ServiceMonitor", "PrometheusRule")
+"""Kinds that Kubernetes itself knows nothing of."""
+
+
+def program(name: str, why: str = "") -> str:
+    """The path of a program; the test is skipped where this machine lacks it."""
+    found = shutil.which(name, path=str(HERE)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not here{why and f'; {why}'}")
+    return found
+
+
+def said(*command: str | Path, **options: Any) -> str:
+    """What a program says that ends well."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=120, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def read(path: Path) -> Any:
+    """The only document of a YAML file."""
+    return yaml.safe_load(path.read_text())
+
+
+def seconds(text: str) -> float:
+    """A time such as 30s."""
+    return float(Duration.of(text))
+
+
+def check_resources(text: str) -> dict[str, dict[str, Any]]:
+    """Resources by kind and name; each must be what Kubernetes takes, and secure its pods."""
+    found = {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(text) if one}
+    for resource in found.values():
+        if resource["kind"] not in _OPERATORS_OWN:
+            kubernetes_validate.validate(resource, "1.37", strict=True)
+    for pod in pods(found):
+        _check_restricted(pod)
+    return found
+
+
+def pods(resources: dict[str, dict[str, Any]]) -> Iterator[Any]:
+    """The templates of all pods among resources."""
+    for one in resources.values():
+        if one["kind"] == "Deployment":
+            yield one["spec"]["template"]["spec"]
+
+
+def _check_restricted(pod: Any) -> None:
+    """As Kubernetes's pod security standard `restricted` wants it, and nothing to write to."""
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert container["resources"]["limits"]["memory"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+    mounted = {mount["name"] for each in pod["containers"] for mount in each["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def check_fits(resources: dict[str, dict[str, Any]], config: str) -> None:
+    """Ports, selectors and times of resources suit one another, and `gateway.yaml`."""
+    [pod] = pods(resources)
+    ports = {port["name"]: port["containerPort"] for port in pod["containers"][0]["ports"]}
+    labels = next(
+        one["spec"]["template"]["metadata"]["labels"]
+        for one in resources.values()
+        if one["kind"] == "Deployment"
+    )
+    services = {}
+    for one in resources.values():
+        spec = one.get("spec", {})
+        selector = spec.get("selector") or spec.get("podSelector")
+        if selector and one["kind"] != "ServiceMonitor":
+            wanted = selector.get("matchLabels", selector)
+            assert wanted, f"{one['kind']} selects every pod"
+            assert wanted.items() <= labels.items(), one["kind"]
+        if one["kind"] == "Service":
+            assert {port["targetPort"] for port in spec["ports"]} <= ports.keys()
+            for port in spec["ports"]:
+                services[port["name"]] = one["metadata"]["labels"]
+    for one in resources.values():
+        if one["kind"] == "ServiceMonitor":
+            for endpoint in one["spec"]["endpoints"]:
+                wanted = one["spec"]["selector"]["matchLabels"]
+                assert wanted.items() <= services[endpoint["port"]].items()
+    server = yaml.safe_load(config)["server"]
+    assert server["internal"].endswith(f":{ports['internal']}")
+    ends = seconds(server["shutdown_delay"]) + seconds(server["drain"])
+    assert pod["terminationGracePeriodSeconds"] >= ends + 5
