@@ -155,6 +155,8 @@ _KIND: Mapping[Any, str] = {
     bool: "`true` or `false`",
     Any: "any value",
     settings.TimeoutOptions: "[timeouts](#timeouts)",
+    settings.AdminOptions: "[administration](#admin)",
+    settings.Tls: "[certificate](#tls)",
     Health: "[health](#health)",
     Price: "[price](#prices)",
     Quota: "[limits](UNITS)",

@@ -88,6 +88,16 @@ class Routes:
         self._any = next((route for route in patterns if route.key == "*"), None)
         self._written = routes, tuple(self._upstreams)
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all routes, as they are written."""
+        return [route.key for route in self._written[0]]
+
+    @property
+    def upstreams(self) -> list[str]:
+        """The names of the upstreams that may answer."""
+        return list(self._upstreams)
+
     def __eq__(self, other: object) -> bool:
         return self._written == other._written if isinstance(other, Routes) else NotImplemented
 

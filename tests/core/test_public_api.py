@@ -150,6 +150,7 @@ TESTING = [
 HEAVY = {"pydantic", "aiohttp", "httpx2", "httpcore2", "uvicorn", "starlette", "click", "yaml"}
 ON_REQUEST = {
     *("redis", "sqlalchemy", "numpy", "opentelemetry", "prometheus_client", "jwt", "pytest"),
+    *("requests", "google"),  # for spans
 }
 
 
@@ -212,7 +213,8 @@ def test_importing_the_package_imports_nothing_else() -> None:
 
 
 def test_a_plugin_needs_no_server_to_be_imported() -> None:
-    modules = imported("-c", "import headrace_plugins.fallback, headrace_plugins.api_key")
+    names = ("fallback", "api_key", "tracing")
+    modules = imported("-c", "".join(f"import headrace_plugins.{name};" for name in names))
 
     assert _packages(modules) & (HEAVY | ON_REQUEST) <= {"starlette"}
 

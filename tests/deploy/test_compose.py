@@ -90,14 +90,14 @@ def test_calls_under_way_may_end_when_it_stops() -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": "sk-1"}], ids=["none", "openai"])
 def test_its_gateway_is_good_with_a_key_and_without(environ: dict[str, str]) -> None:
-    result = headrace("check", str(GATEWAY), **environ)
+    result = headrace("check", str(GATEWAY), stdin=None, **environ)
 
     assert result.exit_code == 0, result.output
 
 
 async def test_its_gateway_answers_without_a_key(served: Served) -> None:
     async with httpx2.AsyncClient(timeout=20) as client:
-        answer = await client.post(f"{served.url}/v1/chat/completions", json=chat("gpt-4o"))
+        answer = await client.post(f"{served.url}/v1/chat/completions", json=chat(model="gpt-4o"))
 
     assert answer.status_code == 200
     assert answer.headers["x-headrace-upstream"] == "stand-in"

@@ -13,8 +13,7 @@ import yaml
 
 from headrace.version import __version__
 
-from ..cli.running import headrace
-from .tools import DEPLOY, check_fits, check_resources, read
+from .tools import DEPLOY, check_config, check_fits, check_resources, read
 
 CHART = DEPLOY / "helm" / "headrace"
 EVERYTHING = {
@@ -126,12 +125,7 @@ def test_values_that_are_wrong_are_refused(
 
 
 def test_its_configuration_is_good_and_asks_for_a_key(chart: helm.Chart, tmp_path: Path) -> None:
-    file = tmp_path / "gateway.yaml"
-    file.write_text(config(rendered(chart, {})))
-
-    result = headrace("check", "--unset-ok", str(file), HOST="0.0.0.0")
-
-    assert result.exit_code == 0, result.output
+    check_config(config(rendered(chart, {})), tmp_path)
 
 
 def test_a_configuration_of_ones_own_stands_alone_and_keeps_what_the_chart_needs(

@@ -8,6 +8,7 @@ from pathlib import Path
 from .tools import DEPLOY, ROOT, program, said
 
 LINES = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text()).splitlines()
+LINES = [line for line in LINES if not line.startswith("#")]
 STAGES = [line.split()[3] for line in LINES if line.startswith("FROM")]
 
 
@@ -26,7 +27,9 @@ def stage(name: str) -> list[str]:
 
 def pins(name: str) -> dict[str, str]:
     """The pinned versions of a file of requirements, by package and marker."""
-    found = re.findall(r"^([\w.-]+)==(\S+)([^\\\n]*)", (ROOT / "requirements" / name).read_text(), re.M)
+    found = re.findall(
+        r"^([\w.-]+)==(\S+)([^\\\n]*)", (ROOT / "requirements" / name).read_text(), re.M
+    )
     return {package + marker.strip(): version for package, version, marker in found}
 
 
@@ -76,7 +79,12 @@ def test_the_image_is_made_of_what_it_needs_and_nothing_else() -> None:
     assert allowed[1] == "*", "everything is left out that is not named"
     named = {line.removeprefix("!") for line in allowed if line.startswith("!")}
     assert named == {"LICENSE", "README.md", "plugins", "pyproject.toml", "requirements", "src"}
-    copied = [word for line in LINES if line.startswith("COPY requirements") for word in line.split()[1:-1]]
+    copied = [
+        word
+        for line in LINES
+        if line.startswith("COPY requirements")
+        for word in line.split()[1:-1]
+    ]
     for path in [*named, *copied]:
         assert (ROOT / path).exists(), path
 

@@ -15,6 +15,8 @@ import yaml
 
 from headrace.options import Duration
 
+from ..cli.running import headrace
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
@@ -39,7 +41,7 @@ def said(*command: str | Path, **options: Any) -> str:
         [str(word) for word in command], capture_output=True, text=True, timeout=120, **options
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return f"{done.stdout}{done.stderr}"
 
 
 def read(path: Path) -> Any:
@@ -52,9 +54,21 @@ def seconds(text: str) -> float:
     return float(Duration.of(text))
 
 
+def check_config(text: str, folder: Path) -> None:
+    """This gateway.yaml is good where its secrets are, and asks whoever reaches it for a key."""
+    keys, file = folder / "keys.yaml", folder / "gateway.yaml"
+    assert headrace("keys", "add", "somebody", "--file", str(keys)).exit_code == 0
+    file.write_text(text.replace("/run/secrets/headrace/keys.yaml", str(keys)))
+    result = headrace("check", "--unset-ok", str(file), HOST="0.0.0.0")
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(text)["server"].get("auth") is None
+
+
 def check_resources(text: str) -> dict[str, dict[str, Any]]:
     """Resources by kind and name; each must be what Kubernetes takes, and secure its pods."""
-    found = {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(text) if one}
+    found = {
+        f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(text) if one
+    }
     for resource in found.values():
         if resource["kind"] not in _OPERATORS_OWN:
             kubernetes_validate.validate(resource, "1.37", strict=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import struct
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
@@ -134,6 +137,99 @@ async def test_a_plain_answer_is_a_stream_to_one_who_wants_that(
     assert how == "hit"
     assert len(chunks) > 5
     assert all(chunk["usage"] is None for chunk in chunks)
+
+
+CHOICES = [
+    {
+        "index": n,
+        "message": {"role": "assistant", "content": text, "reasoning_content": f"why {n}"},
+        "finish_reason": finish,
+    }
+    for n, (text, finish) in enumerate([("Hello. " * 9, "stop"), ("Good day. " * 9, "length")])
+]
+
+
+async def test_several_choices_are_told_in_either_form(
+    client: AsyncOpenAI, upstream: Loopback
+) -> None:
+    upstream.script(answers({**COMPLETION, "choices": CHOICES, "usage": USAGE}))
+    first, _ = await whole(client, model="choices", n=2)
+
+    usage: Any = {"include_usage": True}
+    chunks, how = await streamed(client, model="choices", n=2, stream_options=usage)
+
+    assert how == "hit"
+    assert [put_together(chunks, n) for n in (0, 1)] == [
+        (each["message"]["content"], each["message"]["reasoning_content"], each["finish_reason"])
+        for each in first["choices"]
+    ]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["total_tokens"] == first["usage"]["total_tokens"] == 5
+    assert {chunk["id"] for chunk in chunks} == {first["id"]}
+    assert len(upstream.requests) == 1
+
+
+async def test_several_choices_of_a_stream_are_told_as_a_whole(
+    client: AsyncOpenAI, upstream: Loopback
+) -> None:
+    said = [(n, {"content": word}, None) for word in ("Hel", "lo") for n in (0, 1)]
+    said += [(n, {}, finish) for n, finish in enumerate(("stop", "length"))]
+    parts = [
+        {**delta(), "choices": [{"index": n, "delta": said, "finish_reason": finish}]}
+        for n, said, finish in said
+    ]
+    upstream.script(streams(*parts, {**delta(), "choices": [], "usage": USAGE}))
+    live, _ = await streamed(client, model="several", n=2)
+
+    plain, how = await whole(client, model="several", n=2)
+    again, _ = await streamed(client, model="several", n=2)
+
+    assert (how, again) == ("hit", live)
+    assert [
+        (c["index"], c["message"]["content"], c["finish_reason"]) for c in plain["choices"]
+    ] == [
+        (0, "Hello", "stop"),
+        (1, "Hello", "length"),
+    ]
+    assert plain["usage"]["total_tokens"] == 5
+
+
+def put_together(chunks: list[Any], index: int) -> tuple[str, str, str | None]:
+    """Text, reasoning and finish of a choice."""
+    parts = [part for each in chunks for part in each["choices"] if part["index"] == index]
+    deltas = [part["delta"] for part in parts]
+    text = "".join(delta.get("content") or "" for delta in deltas)
+    reasoning = "".join(delta.get("reasoning_content") or "" for delta in deltas)
+    return text, reasoning, parts[-1]["finish_reason"]
+
+
+async def test_embeddings_are_asked_for_input_by_input(
+    client: AsyncOpenAI, upstream: Loopback
+) -> None:
+    def vectors(*numbers: float) -> Steps:
+        data = [
+            {
+                "object": "embedding",
+                "index": n,
+                "embedding": base64.b64encode(struct.pack("<2f", number, 0.5)).decode(),
+            }
+            for n, number in enumerate(numbers)
+        ]
+        tokens = {"prompt_tokens": 2 * len(data), "total_tokens": 2 * len(data)}
+        return answers({"object": "list", "data": data, "model": "e", "usage": tokens})
+
+    upstream.script(vectors(1, 2), vectors(3))
+    await client.embeddings.create(model="e", input=["one", "two"])
+
+    mixed = await client.embeddings.create(model="e", input=["two", "three", "one"])
+
+    assert [each.embedding for each in mixed.data] == [[2, 0.5], [3, 0.5], [1, 0.5]]
+    assert [each.index for each in mixed.data] == [0, 1, 2]
+    assert mixed.usage.total_tokens == 6
+    assert [json.loads(each.body)["input"] for each in upstream.requests] == [
+        ["one", "two"],
+        ["three"],
+    ]
 
 
 async def test_callers_do_not_get_each_others_answers(

@@ -12,7 +12,6 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,13 +35,12 @@ from .course import KINDS, Answer, Course, Door, Kind, opened
 from .serving import Note
 
 ILL = status(500, {"error": {"message": "out of memory"}})
-BRIEF = {"connect": "300ms", "first_event": "300ms", "idle": "300ms"}
 RETRY: Mapping[str, Any] = {"retry": {"attempts": 2, "wait": "10ms"}}
 BREAKER: Mapping[str, Any] = {"breaker": {"cooldown": "1m"}}
 PATIENT: Mapping[str, Any] = {"fallback": {"patience": "300ms"}}
-RATE = 40
+RATE = 25
 """Calls of each kind in a second of a storm."""
-COUNT = 120
+COUNT = 80
 """Calls of each kind in a storm."""
 
 Result = TypeVar("Result")
@@ -77,11 +75,12 @@ class Pair:
 
     async def asks(self, count: int, rate: float = RATE) -> list[Answer]:
         """So many calls, so many a second, whether they are answered or not."""
-        asking = []
-        for _ in range(count):
-            asking.append(asyncio.ensure_future(self.ask()))
-            await asyncio.sleep(1 / rate)
-        return await asyncio.gather(*asking)
+        async with asyncio.TaskGroup() as group:
+            asking = []
+            for _ in range(count):
+                asking.append(group.create_task(self.ask()))
+                await asyncio.sleep(1 / rate)
+        return [asked.result() for asked in asking]
 
     def whole(self, answer: Answer) -> bool:
         """Whether it is the good answer, all of it."""
@@ -100,17 +99,17 @@ class Family:
 FAMILIES = {
     "storm": Family(plugins=(RETRY,)),
     "slow": Family(plugins=(RETRY,)),
-    "silent": Family(chain=(PATIENT,), timeouts={**BRIEF, "total": "600ms"}),
+    "silent": Family(chain=(PATIENT,), timeouts={"total": "700ms"}),
     "broken": Family(plugins=(RETRY, BREAKER)),
-    "begun": Family(plugins=(RETRY,), timeouts=BRIEF),
+    "begun": Family(plugins=(RETRY,), timeouts={"idle": "300ms"}),
     "limited": Family(plugins=({"retry": {"attempts": 2}},)),
-    "lying": Family(timeouts=BRIEF),
+    "lying": Family(),
     "healthy": Family(),
 }
 WAYS = ("fails", "hangs", "resets", "babbles", "hole", "fades", "flaps")
 """How one of two upstreams goes bad."""
 for way in WAYS:
-    FAMILIES[way] = Family(chain=(PATIENT,), plugins=(BREAKER,), timeouts=BRIEF)
+    FAMILIES[way] = Family(chain=(PATIENT,), plugins=(BREAKER,), timeouts={"connect": "300ms"})
 
 
 def config() -> str:
@@ -144,14 +143,9 @@ def hole() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["aiohttp", "httpx2"])
-async def door(
-    request: pytest.FixtureRequest, server: Loopback, hole: str
-) -> AsyncIterator[Door]:
+async def door(request: pytest.FixtureRequest, server: Loopback, hole: str) -> AsyncIterator[Door]:
     async with opened(request.param, config(), {"UPSTREAM": server.url, "HOLE": hole}) as door:
         yield door
-
-
-Each = Callable[[str, Callable[[Pair], Awaitable[Result]]], Awaitable[dict[str, Result]]]
 
 
 @pytest.fixture
@@ -169,12 +163,15 @@ def pairs(door: Door, course: Course, *families: str) -> list[Pair]:
     ]
 
 
-async def each(
-    story: Callable[[Pair], Awaitable[Result]], pairs: list[Pair]
-) -> dict[str, Result]:
+async def each(story: Callable[[Pair], Awaitable[Result]], pairs: list[Pair]) -> dict[str, Result]:
     """The same story of all pairs at once; what came of each."""
-    results = await asyncio.gather(*map(story, pairs))
-    return {pair.route: result for pair, result in zip(pairs, results, strict=True)}
+    async with asyncio.TaskGroup() as group:
+        told = {pair.route: group.create_task(_told(story, pair)) for pair in pairs}
+    return {route: task.result() for route, task in told.items()}
+
+
+async def _told(story: Callable[[Pair], Awaitable[Result]], pair: Pair) -> Result:
+    return await story(pair)
 
 
 # Storms
@@ -191,7 +188,7 @@ def too_many(calls: int) -> float:
 async def storm(pair: Pair, ill: Behaviour) -> float:
     """All is well for a while, then both fail; the attempts for each call."""
     pair.script(pair.kind.good)
-    assert all(map(pair.whole, await pair.asks(20)))
+    assert all(map(pair.whole, await pair.asks(10)))
     before = pair.attempts
 
     pair.script(ill, ill)
@@ -204,9 +201,7 @@ async def storm(pair: Pair, ill: Behaviour) -> float:
     return attempts / COUNT
 
 
-async def test_a_storm_is_not_multiplied(
-    door: Door, course: Course, record_property: Note
-) -> None:
+async def test_a_storm_is_not_multiplied(door: Door, course: Course, record_property: Note) -> None:
     found = await each(lambda pair: storm(pair, ILL), pairs(door, course, "storm"))
 
     record_property(f"{door.name}: attempts per call in a storm", found)
@@ -233,11 +228,9 @@ async def test_when_both_are_broken_clients_are_told_from_memory(
 ) -> None:
     async def story(pair: Pair) -> None:
         pair.script(ILL, ILL)
-        answer = await pair.ask()
-        while answer.attempts:
-            answer = await pair.ask()
+        while (await pair.ask()).attempts:
+            assert pair.attempts <= 10
         before = pair.attempts
-        assert before <= 10
 
         answers = await asyncio.gather(*(pair.ask() for _ in range(10)))
 
@@ -252,7 +245,7 @@ async def test_when_both_are_broken_clients_are_told_from_memory(
 
 
 def nonsense(kind: Kind) -> Behaviour:
-    """What is no answer to such a call; of what is passed through, nothing but HTTP is looked at."""
+    """What is no answer to such a call; of what is passed through, only HTTP is looked at."""
     return STIMULI["garbage" if kind.name.startswith("passed") else "html-200"]
 
 
@@ -292,18 +285,23 @@ async def test_two_seconds_after_one_of_two_went_bad_all_is_well(
     async def story(pair: Pair) -> tuple[int, int]:
         way = pair.route.partition("-")[0]
         pair.script(pair.kind.good)
-        assert all(map(pair.whole, await pair.asks(3, rate=10)))
+        assert all(map(pair.whole, await pair.asks(2, rate=4)))
 
         pair.script(bad(way, pair.kind))
-        answers = await pair.asks(16, rate=5)
+        answers = await pair.asks(12, rate=4)
 
-        late = answers[10:]
+        late = answers[8:]
         assert all(map(pair.whole, late)), pair.route
         if way in ("fails", "hangs", "resets", "babbles", "hole"):
             assert {(answer.upstream, answer.attempts) for answer in late} == {
                 (f"{pair.route}-second", 1)
             }
-            assert len(pair.asked("first")) <= 3 + 5 + 3  # those that were under way, too
+            # Two are answered, five fail, two may be under way by then; a kept connection that is
+            # reset is tried once more on a new one.
+            assert len(pair.asked("first")) <= 2 + 2 * (5 + 2)
+        if way == "hangs":
+            for received in pair.asked("first")[2:]:
+                await course.upstream.closed(received.connection)
         return sum(map(pair.whole, answers)), len(answers)
 
     found = await each(story, pairs(door, course, *WAYS))
@@ -313,9 +311,6 @@ async def test_two_seconds_after_one_of_two_went_bad_all_is_well(
             sum(each[n] for route, each in found.items() if route.startswith(way)) for n in (0, 1)
         )
         record_property(f"{door.name}: answered when one {way}", f"{well} of {asked}")
-    for received in course.upstream.requests:
-        if received.target.startswith("/hangs-") and "-first/" in received.target:
-            await course.upstream.closed(received.connection)
 
 
 async def test_any_number_may_be_under_way_at_the_one_that_is_well(
@@ -324,7 +319,7 @@ async def test_any_number_may_be_under_way_at_the_one_that_is_well(
     async def story(pair: Pair) -> int:
         pair.script(ILL, (Pause(0.5), *pair.kind.good))
 
-        answers = await asyncio.gather(*(pair.ask() for _ in range(40)))
+        answers = await pair.asks(25, rate=100)
 
         assert all(map(pair.whole, answers))
         assert {answer.attempts for answer in answers} == {2}

@@ -55,19 +55,6 @@ CONFIG = """
       narrow: {chain: [race: {width: 2}], targets: [slow, third, quick]}
       /files*: {chain: [race], targets: [slow, quick]}
     """
-LIMIT = 1.0
-EMBEDDING = {
-    "object": "list",
-    "model": "m",
-    "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}],
-    "usage": {"prompt_tokens": 4, "total_tokens": 4},
-}
-KINDS: Mapping[str, tuple[str, dict[str, Any], tuple[Step, ...]]] = {
-    "chat": ("chat/completions", chat(), answers(COMPLETION)),
-    "stream": ("chat/completions", chat(stream=True), streams(*EVENTS)),
-    "embedding": ("embeddings", {"model": "m", "input": "hi"}, answers(EMBEDDING)),
-}
-"""Where each kind of call is asked, its body, and a good answer to it."""
 STALLS: Mapping[str, Mapping[str, Behaviour]] = {
     "nothing": dict.fromkeys(KINDS, (Act.STALL,)),
     "half an answer": {
@@ -81,86 +68,10 @@ STALLS: Mapping[str, Mapping[str, Behaviour]] = {
 """What the loser has said by then."""
 
 
-@dataclass
-class Door:
-    """A gateway on a socket, through one of the transports."""
-
-    name: str
-    url: str
-    rows: list[Row]
-
-    async def row(self, request_id: str) -> Row:
-        """What was recorded of one request."""
-        await eventually(lambda: any(row["id"] == request_id for row in self.rows))
-        (row,) = (row for row in self.rows if row["id"] == request_id)
-        return row
-
-
 @pytest.fixture(scope="module", params=["aiohttp", "httpx2"])
 async def door(request: pytest.FixtureRequest, server: Loopback) -> AsyncIterator[Door]:
-    environ = {"UPSTREAM": server.url}
-    if request.param == "aiohttp":
-        async with serving(CONFIG, **environ) as served:
-            await served.until(lambda: any("aiohttp" in line for line in served.said))
-            yield Door(request.param, served.url, served.rows)
-    else:
-        async with through_httpx2(environ) as door:
-            yield door
-
-
-@asynccontextmanager
-async def through_httpx2(environ: Mapping[str, str]) -> AsyncIterator[Door]:
-    document = parse(CONFIG, "gateway.yaml", environ)
-    rows: list[Row] = []
-
-    def note(record: Record) -> None:
-        rows.append(line(record))
-
-    plan = replace(build(document, through=Httpx2()), observers=(note,))
-    async with in_thread(Gateway(plan)) as url:
-        yield Door("httpx2", url, rows)
-
-
-@dataclass
-class Course:
-    """What each upstream does, by its name, and when it is decided."""
-
-    upstream: Loopback
-    acts: dict[str, Behaviour] = field(default_factory=dict)
-    decided: asyncio.Event = field(default_factory=asyncio.Event)
-    at: float = 0.0
-
-    def decide(self) -> None:
-        """From now on, whoever has lost is to be let go."""
-        self.at = time.perf_counter()
-        self.decided.set()
-
-    def __call__(self, received: Received) -> Steps:
-        behaviour = self.acts[received.target.split("/")[1]]
-        return behaviour(received) if callable(behaviour) else behaviour
-
-    def asked(self, name: str) -> list[Received]:
-        """The requests that an upstream got."""
-        return [each for each in self.upstream.requests if each.target.startswith(f"/{name}/")]
-
-    def after(self, name: str, steps: Steps) -> Callable[[Received], Iterator[Step]]:
-        """These steps, once another upstream has been asked."""
-
-        def behaviour(_: Received) -> Iterator[Step]:
-            while not self.asked(name):
-                yield Pause(0.001)
-            self.decide()
-            yield from steps
-
-        return behaviour
-
-    async def closed(self, name: str) -> float:
-        """The milliseconds from when it was decided to the end of the connection of `name`."""
-        async with asyncio.timeout(5):
-            await self.decided.wait()
-        [received] = self.asked(name)
-        await self.upstream.closed(received.connection, within=LIMIT)
-        return round(1000 * (time.perf_counter() - self.at), 1)
+    async with opened(request.param, CONFIG, {"UPSTREAM": server.url}) as door:
+        yield door
 
 
 @pytest.fixture

@@ -13,11 +13,26 @@ from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
+from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Wired
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util._once import Once
 
-from headrace.testing import Loopback
-from headrace.testing.misbehaviour import COMPLETION, EVENTS, Act, answers, status, streams
+from headrace import Vitals
+from headrace.testing import Loopback, Upstream, ask, call, text
+from headrace.testing.misbehaviour import (
+    COMPLETION,
+    EVENTS,
+    Act,
+    Received,
+    answers,
+    status,
+    streams,
+)
+from headrace_plugins.tracing import Tracing
 
 from .serving import Served, eventually, serving
 
@@ -55,7 +70,7 @@ class Span:
 
     @property
     def kind(self) -> str:
-        return Wired.SpanKind.Name(self.wired.kind).removeprefix("SPAN_KIND_")
+        return str(Wired.SpanKind.Name(self.wired.kind)).removeprefix("SPAN_KIND_")
 
     @property
     def ids(self) -> tuple[str, str, str]:
@@ -63,6 +78,12 @@ class Span:
         return (
             self.wired.trace_id.hex(), self.wired.span_id.hex(), self.wired.parent_span_id.hex(),
         )  # fmt: skip
+
+    def is_carried_by(self, request: Received) -> bool:
+        """Whether a request says that it belongs to this span."""
+        trace_id, span_id, _ = self.ids
+        [line] = [value for name, value in request.headers if name.lower() == "traceparent"]
+        return line.startswith(f"00-{trace_id}-{span_id}-")
 
     @property
     def told(self) -> dict[str, Any]:
@@ -140,9 +161,7 @@ async def test_a_request_is_one_trace_from_the_client_to_the_upstream(
     assert call.ids[2] == request.ids[1]
     assert attempt.ids[2] == call.ids[1]
     [asked] = upstream.requests
-    assert [value for name, value in asked.headers if name.lower() == "traceparent"] == [
-        f"00-{trace_id}-{attempt.ids[1]}-01"
-    ]
+    assert attempt.is_carried_by(asked)
     assert {span.service for span in collector.spans} == {"chat"}
     assert attempt.told["gen_ai.usage.input_tokens"] == 3
     assert attempt.told["gen_ai.provider.name"] == "openai"
@@ -161,8 +180,8 @@ async def test_a_fallback_is_two_attempts(collector: Collector, upstream: Loopba
     assert first.wired.status.code == first.wired.status.STATUS_CODE_ERROR
     assert "error.type" not in second.told
     assert first.ids[2] == second.ids[2] == spans[1].ids[1]
-    sent = [request.header("traceparent") for request in upstream.requests]
-    assert sent == [f"00-{span.ids[0]}-{span.ids[1]}-01" for span in (first, second)]
+    assert first.is_carried_by(upstream.requests[0])
+    assert second.is_carried_by(upstream.requests[1])
 
 
 async def test_a_stream_is_told_when_it_is_over(collector: Collector, upstream: Loopback) -> None:
@@ -313,6 +332,106 @@ async def test_where_no_collector_is_the_gateway_ends_in_time(upstream: Loopback
         assert await served.ended(within=8) == 0
 
     assert len([line for line in served.said if "span" in line]) == 1, served.said
+
+
+# Within one process
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch, collector: Collector) -> None:
+    """Nobody has set up where spans go, but the variables tell."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+
+
+async def asked(tracing: Tracing) -> None:
+    await text(await ask(tracing, upstream=Upstream(), call=call()))
+
+
+@pytest.mark.usefixtures("unset")
+async def test_what_was_there_before_it_was_set_up_is_traced_too(collector: Collector) -> None:
+    middleware = trace.get_tracer("made before")
+
+    async with Tracing() as tracing:
+        with middleware.start_as_current_span("page"):
+            await asked(tracing)
+
+    assert [span.name for span in collector.spans] == ["page", "chat", "chat m"]
+    assert {span.service for span in collector.spans} == {"headrace"}
+
+
+@pytest.mark.usefixtures("unset")
+async def test_one_that_takes_anothers_place_goes_on_with_its_spans(collector: Collector) -> None:
+    old, new = Tracing(), Tracing(content=True)
+
+    await old.__aenter__()
+    await asked(old)
+    await new.__aenter__()
+    await old.__aexit__()
+    await asked(new)
+    await new.__aexit__()
+    assert len(collector.spans) == 4
+
+    async with old:  # and once more, when nobody had traced for a while
+        await asked(old)
+    assert len(collector.spans) == 6
+
+
+@pytest.mark.usefixtures("unset")
+async def test_of_an_application_around_nothing_is_changed(collector: Collector) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+
+    async with Tracing() as tracing:
+        await asked(tracing)
+    async with Tracing() as tracing:  # its provider is still open
+        await asked(tracing)
+
+    assert trace.get_tracer_provider() is provider
+    assert len(spans.get_finished_spans()) == 4
+    assert not collector.connections
+
+
+@pytest.mark.usefixtures("unset")
+async def test_what_is_not_taken_is_counted_as_lost(collector: Collector) -> None:
+    collector.script(status(500))
+    vitals = Vitals()
+
+    async with Tracing(vitals=vitals) as tracing:
+        for _ in range(3):
+            await asked(tracing)
+
+    await eventually(lambda: vitals.lost["tracing"] == 6)
+
+
+@pytest.mark.usefixtures("unset")
+async def test_what_finds_no_room_is_counted_as_lost_at_once(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
+    collector.script((Act.STALL,))
+    vitals = Vitals()
+
+    async with Tracing(vitals=vitals) as tracing:
+        for _ in range(10):
+            await asked(tracing)
+        await eventually(lambda: vitals.lost["tracing"] >= 12)  # four wait, or have been given up
+
+    await eventually(lambda: vitals.lost["tracing"] == 20)
+
+
+@pytest.mark.usefixtures("unset")
+async def test_a_text_that_no_exporter_can_write_loses_no_batch(collector: Collector) -> None:
+    async with Tracing() as tracing:
+        given = call()
+        given.record.route = "\ud800"
+        await text(await ask(tracing, upstream=Upstream(), call=given))
+
+    assert [span.told.get("headrace.route") for span in collector.spans] == ["?", None]
 
 
 # The example

@@ -684,6 +684,14 @@ def test_without_its_extra_it_is_a_problem_that_says_so(tmp_path: Path) -> None:
     assert "install 'headrace[otel]'" in check.stderr
 
 
+async def test_explained_it_sets_nothing_up(upstream: Upstream) -> None:
+    tracing = Tracing()
+
+    await raw(await ask(tracing, upstream=upstream, call=call(headers={"traceparent": "x"})))
+
+    assert upstream.calls[0].headers["traceparent"] == "x"
+
+
 def test_another_protocol_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
 

@@ -1,11 +1,13 @@
-"""One line of JSON for each request."""
+"""One line for each request: JSON for programs, or one that people read."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import orjson
 
@@ -13,21 +15,42 @@ from headrace import Cached, Limited, Raced, Record
 
 logger = logging.getLogger("headrace.access")
 
+_LONGEST = 120
+"""Characters of what a client or an upstream chose, in a line for people."""
+_COLORS = {"ok": "32", "refused": "33", "client_closed": "33"}
+_RED, _FAINT = "31", "2"
+
 
 @dataclass(kw_only=True)
 class AccessLog:
-    """Write one line of JSON for each request: who asked what, who answered, how it went.
+    """Write one line for each request: who asked what, who answered, how it went.
 
     Lines go to the logger `headrace.access` at INFO; `headrace serve` writes it to standard output.
     Never bodies, headers or keys. Times are seconds; what is not known is left out.
     """
 
+    form: Literal["json", "console", "auto"] = "auto"
+    """`json` is for programs, `console` for people, with the most important in one line.
+
+    `auto` is `console` where standard output is a terminal, else `json`."""
+
     by_default: ClassVar = True
+
+    def __post_init__(self) -> None:
+        terminal = sys.stdout.isatty()
+        self._for_people = self.form == "console" or (self.form == "auto" and terminal)
+        self._colored = terminal and not os.environ.get("NO_COLOR")  # no-color.org
 
     def __call__(self, record: Record) -> None:
         """Write the line of a closed record."""
         if logger.isEnabledFor(logging.INFO):
-            logger.info(orjson.dumps(_present(line(record))).decode())
+            logger.info(self._written(record))
+
+    def _written(self, record: Record) -> str:
+        if not self._for_people:
+            return orjson.dumps(_present(line(record))).decode()
+        paint = _painted if self._colored else _plain
+        return "  ".join(paint(text, color) for text, color in told(record))
 
 
 def line(record: Record) -> dict[str, Any]:
@@ -62,9 +85,12 @@ def line(record: Record) -> dict[str, Any]:
                     "status": attempt.status,
                     "outcome": attempt.outcome,
                     "code": attempt.error.code if attempt.error else None,
+                    "reply_id": attempt.reply_id,
+                    "finish": attempt.finish,
                     "first_output": _since(attempt.started, attempt.first_output),
                     "seconds": _since(attempt.started, attempt.ended),
                     "tokens": _present(asdict(attempt.usage)) if attempt.usage else None,
+                    "cost": _dollars(attempt.cost),
                 }
             )
             for attempt in record.attempts
@@ -73,11 +99,64 @@ def line(record: Record) -> dict[str, Any]:
         "races": [_raced(raced) for raced in record.races] or None,
         "passed_over": [str(target) for target in record.resting] or None,
         "tokens": _present(asdict(usage)) if usage else None,
+        "cost": _dollars(record.cost),
         "limits": [_met(limit) for limit in record.limits] or None,
         "first_byte": _since(record.started, record.first_byte),
         "overhead": round(record.overhead, 6) if record.overhead is not None else None,
         "seconds": _since(record.started, record.ended),
     }
+
+
+def told(record: Record) -> Iterator[tuple[str, str]]:
+    """The pieces of a line for people, each with its colour."""
+    outcome, took = record.outcome or "", (record.ended or record.started) - record.started
+    color = _COLORS.get(outcome, _RED)
+    yield record.began.astimezone().strftime("%H:%M:%S"), _FAINT
+    yield f"{record.status or '-'} {outcome}", color
+    if record.code:
+        yield _safe(record.code), color
+    yield f"{took:.3f}s", ""
+    asked = record.asked or f"{record.method} {record.path}"
+    yield _safe(f"{record.operation or ''} {asked}".strip()), ""
+    if answered := record.answered:
+        yield _safe(f"→ {answered.target.upstream}/{answered.model or '?'}"), ""
+    elif record.cache and record.cache.status in ("hit", "stale", "shared"):
+        yield "→ cache", ""
+    if len(record.attempts) > 1:
+        yield f"{len(record.attempts)} attempts", "33"
+    if record.cache:
+        yield f"cache {record.cache.status}", _FAINT
+    if usage := record.usage:
+        about = "~" if usage.estimated else ""
+        yield f"{_count(usage.input)}+{about}{_count(usage.output)} tokens", _FAINT
+    if (cost := record.cost) is not None:
+        yield f"${cost:.6f}", _FAINT
+    if record.caller:
+        yield _safe(record.caller.name), _FAINT
+    yield _safe(record.id), _FAINT
+
+
+def _count(tokens: int | None) -> str:
+    return "?" if tokens is None else str(tokens)
+
+
+def _safe(text: str) -> str:
+    """Text as a terminal may get it: none of it moves the cursor, ends the line or turns it."""
+    cut = f"{text[:_LONGEST]}…" if len(text) > _LONGEST else text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def _painted(text: str, color: str) -> str:
+    """Text in a colour (ECMA-48, 8.3.117)."""
+    return f"\x1b[{color}m{text}\x1b[0m" if color else text
+
+
+def _plain(text: str, color: str) -> str:
+    return text
+
+
+def _dollars(cost: float | None) -> float | None:
+    return None if cost is None else round(cost, 9)
 
 
 def _met_cache(cached: Cached) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from typing import ClassVar, Literal, Self
 from starlette.datastructures import MutableHeaders
 
 from headrace import (
+    Allowance,
     Allowances,
     Call,
     CallError,
+    Callers,
     ConfigError,
     Count,
     Duration,
@@ -33,6 +35,7 @@ from headrace_plugins.rate_limit.estimates import Estimate, estimate
 from headrace_plugins.rate_limit.found import Found
 from headrace_plugins.rate_limit.policies import BUCKET, CALLER, NAME, Limit, Policy, rule_of
 from headrace_plugins.rate_limit.refusals import not_counted, too_large, used_up
+from headrace_plugins.rate_limit.standing import limits_of
 from headrace_plugins.rate_limit.telling import Speech
 from headrace_plugins.rate_limit.visit import Visit
 
@@ -69,6 +72,7 @@ class RateLimit:
     """How long what a call holds stays taken after its process has died."""
     store: Store = field(default_factory=Store.of_server)
     routes: Routes = field(default_factory=Routes.of_server)
+    callers: Callers = field(default_factory=Callers.of_server)
 
     enforces_limits: ClassVar = True
     counts: ClassVar = True
@@ -107,6 +111,26 @@ class RateLimit:
     async def __aexit__(self, *error: object) -> None:
         await self._counter.holds.aclose()
         await self._local.holds.aclose()
+
+    async def counted(self, who: str) -> list[Allowance]:
+        """What is left to somebody of the limits that have counted it.
+
+        `who` is an entry of `callers`, an id, a tenant, a key or an address. Raises `Unavailable`.
+        """
+        found = await self._counter.look(self._limits_of(who))
+        return [each for one in found if one.is_used for each in one.allowances(taken=False)]
+
+    async def forget(self, who: str) -> int:
+        """Let somebody begin anew; how many limits had counted it. Raises `Unavailable`."""
+        limits = self._limits_of(who)
+        used = sum(one.is_used for one in await self._counter.look(limits))
+        await self._counter.forget(limits)
+        return used
+
+    def _limits_of(self, who: str) -> list[Limit]:
+        return list(
+            limits_of(who, self.policies, name=self.name, callers=self.callers, routes=self.routes)
+        )
 
     @until_closed
     async def __call__(self, call: Call, call_next: Next) -> AsyncIterator[Reply]:

@@ -13,6 +13,7 @@ from headrace_plugins.rate_limit.found import Found
 from headrace_plugins.rate_limit.hold import Hold
 from headrace_plugins.rate_limit.holds import Holds
 from headrace_plugins.rate_limit.policies import BUCKET, Limit
+from headrace_plugins.rate_limit.standing import forgetting
 
 if TYPE_CHECKING:
     from headrace_plugins.rate_limit.windows import Windows
@@ -51,6 +52,17 @@ class Counter:
     async def peek(self, limits: Sequence[Limit], budget: Budget) -> list[Found]:
         """What there is, nothing taken."""
         return await budget.of(self._peek(limits))
+
+    async def look(self, limits: Sequence[Limit]) -> list[Found]:
+        """The same for who has time. The keys of one plugin share a tag, so one step has all."""
+        return await self._peek(limits)
+
+    async def forget(self, limits: Sequence[Limit]) -> None:
+        """Forget what was counted; what calls hold at the moment is given back to nobody."""
+        windowed = [limit for limit in limits if limit.strategy != BUCKET]
+        if windowed:
+            await self.windows.clear(windowed)
+        await self._store.apply(*map(forgetting, limits))
 
     async def _take(self, limits: Sequence[Limit], hold: Hold) -> list[Found]:
         windowed = [limit for limit in limits if limit.strategy != BUCKET]

@@ -56,6 +56,11 @@ class Found(NamedTuple):
             left.append(Left("concurrent", slots, None, slots - running, 1, None, wait=wait))
         return cls(limit, bool(fits), tuple(left))
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was counted that matters still."""
+        return any(left.reset if left.pace else left.there < left.amount for left in self.left)
+
     def allowances(self, *, taken: bool) -> list[Allowance]:
         """What is left, once the call has taken what it wanted, or has been refused."""
         allowances = []

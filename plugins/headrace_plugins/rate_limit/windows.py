@@ -49,6 +49,13 @@ class Windows:
         with self._told():
             return [each._replace(fits=await self._hit(each.limit)) for each in found]
 
+    async def clear(self, limits: Sequence[Limit]) -> None:
+        """Forget all calls that were counted."""
+        with self._told():
+            for limit in limits:
+                for each in limit.rule.buckets:
+                    await self._strategies[limit.strategy].clear(_item(limit, each), limit.key)
+
     async def _look(self, limit: Limit) -> Found:
         strategy, left, fits = self._strategies[limit.strategy], [], True
         for bucket in limit.rule.buckets:

@@ -6,9 +6,12 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from headrace import Call, Next, Reply, Size, Vitals, __version__
+
+if TYPE_CHECKING:
+    from headrace_plugins.tracing.spans import Calls
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _HTTP = "http/protobuf"
@@ -40,6 +43,7 @@ class Tracing:
         protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), _HTTP)
         if protocol != _HTTP:
             raise ValueError(f"sends {_HTTP}, but {_PROTOCOLS[1]} says something else; unset it")
+        self._calls: Calls | None = None
 
     async def __aenter__(self) -> Self:
         """Have spans go where they should."""
@@ -58,6 +62,8 @@ class Tracing:
 
     async def __call__(self, call: Call, call_next: Next) -> Reply:
         """Answer inside of a span that lasts until the reply is closed."""
+        if self._calls is None:  # explained, not served
+            return await call_next(call)
         return await self._calls(call, call_next)
 
     def _lose(self, count: int) -> None:

@@ -90,9 +90,10 @@ def _fault(url: str, timeout: float, *, known: bool) -> str | None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        usable = parts.scheme in ("http", "https") and host
     except ValueError:
-        host, port = None, None
-    if parts.scheme not in ("http", "https") or not host:
+        usable = None
+    if not (usable and host):
         return "has no URL that can be asked; write http:// or https://, a host and a port"
     connection: http.client.HTTPConnection
     if parts.scheme == "https":

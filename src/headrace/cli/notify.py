@@ -60,13 +60,13 @@ class Notify:
 def _sending(address: str) -> Callable[[bytes], None]:
     """What sends a message there; where nobody takes it, the log says so."""
     where = f"\0{address[1:]}" if address[0] == "@" else address  # Linux's abstract names
-    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    sender.settimeout(0.1)
 
     def send(message: bytes) -> None:
-        try:
-            sender.sendto(message, where)
-        except OSError as error:
-            logger.warning("the service manager takes no message: %s", error)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(0.1)
+            try:
+                sender.sendto(message, where)
+            except OSError as error:
+                logger.warning("the service manager takes no message: %s", error)
 
     return send

@@ -119,6 +119,7 @@ def _work(number: int) -> int:
         source=_source(errand.file),
         check=partial(_check, host=errand.host, count=errand.count),
     )
+    gateway.workers, gateway.tell_others = errand.count, telling.tell_others
     return run(
         gateway,
         errand.listeners(),

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,9 @@ from headrace.config.plan import Plan
 logger = logging.getLogger("headrace")
 
 CHANGED = b"X_CHANGED=1"
-"""What a worker says once it has another configuration."""
+"""What a worker says once it has another configuration, whoever told it to look."""
+OTHERS = b"X_OTHERS=1"
+"""What it says when it was told by one who cannot tell the others."""
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _TAKEN = (*_STOPPING, signal.SIGCHLD)
@@ -182,36 +184,29 @@ class Workers:
             self._unready = True
             self._notify.reloading()
             self._read_again()
-            self._pass_on()
+            self._pass_on(self._workers)
 
-    def _pass_on(self) -> None:
-        for worker in self._workers:
+    def _pass_on(self, workers: Iterable[_Worker]) -> None:
+        for worker in workers:
             worker.busy = True
             worker.process.send_signal(signal.SIGHUP)
 
-    def _read_again(self) -> bool:
-        """Take what is written now for workers to come; whether it is something else."""
-        if self._read is None:
-            return False
-        try:
-            plan = self._read()
-        except Exception:  # noqa: BLE001  those that serve say what is wrong with it
-            return False
-        before, self._plan = self._plan, plan
-        return not (plan.document and before.document and plan.document.repeats(before.document))
+    def _read_again(self) -> None:
+        """Take what is written now for workers to come, unless something is wrong with it."""
+        if self._read:
+            with suppress(Exception):  # those that serve say what
+                self._plan = self._read()
 
     def _listen(self) -> None:
         """Take in what they say."""
-        changed = False
         for worker in self._workers:
-            with suppress(BlockingIOError):
-                while said := worker.says.recv(1024):
-                    if said == READY:
-                        worker.busy, worker.served = False, True
-                    changed |= said == CHANGED
-        # One that was told by other ways than by us: the others shall follow, if they do not watch.
-        if changed and self._read_again() and not self._plan.server.watch:
-            self._pass_on()
+            for said in _said(worker.says):
+                if said == READY:
+                    worker.busy, worker.served = False, True
+                elif said == CHANGED:
+                    self._read_again()
+                elif said == OTHERS:
+                    self._pass_on(each for each in self._workers if each is not worker)
 
     def _tell(self) -> None:
         """Tell the service manager and the operator what they want to know."""
@@ -224,6 +219,13 @@ class Workers:
             self._alive_at = now + self._notify.alive_every
             self._notify.alive()
         self._look(self._plan)
+
+
+def _said(says: socket.socket) -> Iterator[bytes]:
+    """The messages that have come."""
+    with suppress(BlockingIOError):
+        while said := says.recv(1024):
+            yield said
 
 
 @contextmanager
@@ -258,6 +260,10 @@ class Telling:
         """Tell this; it may be that nobody is there any more."""
         with suppress(OSError):
             self._says.send(message)
+
+    def tell_others(self) -> None:
+        """Let the others read the configuration again."""
+        self.say(OTHERS)
 
     def look(self, plan: Plan) -> None:
         """Tell when there is another configuration."""

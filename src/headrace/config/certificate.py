@@ -41,7 +41,7 @@ class Certificate:
 
 def certificate_of(parts: Parts, tls: Tls | None) -> Certificate | None:
     """The certificate of `server: {tls: …}`; None where there is none, or after a problem."""
-    if tls is None:
+    if tls is None or not parts.sure(("server", "tls")):
         return None
     reading = _Reading(parts, tls)
     ends, fits = reading.certificate(), reading.key()
@@ -102,7 +102,7 @@ class _Reading:
             # With a password that fits nothing, so that nobody is asked for one in the terminal.
             context.load_cert_chain(self.tls.certificate, self.tls.key, password="")
         except OSError as error:
-            why = getattr(error, "reason", None) or error.strerror
+            why = getattr(error, "reason", None) or "it is damaged"
             also = self._shown("certificate")
             if why in _OF_ANOTHER:
                 self._problem("key", f"has the key of another certificate than {also}")
@@ -126,7 +126,7 @@ class _Reading:
         return self.parts.quoted(("server", "tls", option), getattr(self.tls, option))
 
 
-_OF_ANOTHER = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
+_OF_ANOTHER = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
 def _end(certificate: bytes) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -11,13 +12,18 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
-from headrace import Forbidden, Page, Pages, Record, Secret, Store, Unauthorized
+from headrace import Forbidden, Page, Pages, Record, Secret, Unauthorized, Vitals
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
+    from headrace_plugins.observers.metrics.folder import Folder
     from headrace_plugins.observers.metrics.meters import Meters
 
+logger = logging.getLogger("headrace")
+
+_EVERY = 1.0
+"""Seconds after which workers know of each other again what is so at the moment."""
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _FORWARDED = re.compile("forwarded|x-forwarded.*|x-real-ip|.*client-ip|.*connecting-ip|via")
 """Headers that say that somebody asks for somebody else."""
@@ -38,7 +44,7 @@ class Metrics:
     """What who asks must send, as `Authorization: Bearer`."""
     open: bool = False
     """Whether everybody who reaches the port may read it."""
-    store: Store = field(default_factory=Store.of_server)
+    vitals: Vitals = field(default_factory=Vitals.of_server)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(/[\w.-]+)+", self.path, re.ASCII):
@@ -48,13 +54,28 @@ class Metrics:
         if _FOLDER in os.environ and not os.path.isdir(os.environ[_FOLDER]):
             raise ValueError(f"{_FOLDER} must name a folder that is there, or not be set")
 
+        self._saying: asyncio.Task[None] | None = None
+
+    def follows(self, before: Self) -> None:
+        """Go on with the numbers of the one in whose place this one stands."""
+        if meters := vars(before).get("_meters"):
+            vars(self)["_meters"] = meters
+
     async def __aenter__(self) -> Self:
-        """Be ready to count."""
-        _ = self._meters
+        """Be ready to count, and let other workers know of this one."""
+        # Files are made there, and it is waited for others who make theirs.
+        meters = await asyncio.to_thread(lambda: self._meters)
+        if meters.folder:
+            await self._say(meters.folder)
+            self._saying = asyncio.create_task(self._go_on_saying(meters.folder))
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Numbers stay as long as the process."""
+        """Say nothing more; numbers stay as long as the process."""
+        if self._saying:
+            self._saying.cancel()
+            await asyncio.wait((self._saying,))
+            self._saying = None
 
     def __call__(self, record: Record) -> None:
         """Count a closed record."""
@@ -68,8 +89,11 @@ class Metrics:
     async def page(self, asked: HTTPConnection) -> Page:
         """Everything that was counted, for who may read it."""
         self._admit(asked)
+        from headrace_plugins.observers.metrics.now import Now
+
+        self._meters.note(self.vitals)
         # With several workers it reads files, so it is done beside the event loop.
-        body = await asyncio.to_thread(self._meters.told)
+        body = await asyncio.to_thread(self._meters.told, Now.of(self.vitals))
         headers = {
             "content-type": "text/plain; version=0.0.4; charset=utf-8",
             "cache-control": "no-store",
@@ -93,7 +117,22 @@ class Metrics:
         # Imported late: prometheus-client takes a while, and looks at the environment once.
         from headrace_plugins.observers.metrics.meters import Meters
 
-        return Meters(self.store, folder=os.environ.get(_FOLDER))
+        return Meters(folder=os.environ.get(_FOLDER))
+
+    async def _go_on_saying(self, folder: Folder) -> None:
+        while True:
+            await asyncio.sleep(_EVERY)
+            try:
+                await self._say(folder)
+            except OSError as error:
+                logger.warning("other workers do not know of this one: %s", error)
+
+    async def _say(self, folder: Folder) -> None:
+        """Tell the other workers what is so in this one at this moment."""
+        from headrace_plugins.observers.metrics.now import Now
+
+        self._meters.note(self.vitals)
+        await asyncio.to_thread(folder.say, Now.of(self.vitals).written())
 
 
 def _shown(token: Secret, asked: HTTPConnection) -> bool:

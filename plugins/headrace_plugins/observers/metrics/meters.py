@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from typing import TypeVar
+import collections
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache, reduce
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from headrace import Attempt, Limited, Record, Store, __version__
+from headrace import Attempt, Limited, Raced, Record, Vitals
 from headrace_plugins.observers.metrics.labels import NONE, Codes, of_bool, of_caller, of_status
+from headrace_plugins.observers.metrics.now import Now
 from headrace_plugins.observers.metrics.table import TABLE
+
+if TYPE_CHECKING:
+    from headrace_plugins.observers.metrics.folder import Folder
 
 Kind = TypeVar("Kind", Counter, Histogram)
 
@@ -26,37 +30,67 @@ class Meters:
     With a `folder`, processes put together there what they count, and each tells the sum.
     """
 
-    def __init__(self, store: Store, *, folder: str | None = None) -> None:
-        self._store = store
+    def __init__(self, *, folder: str | None = None) -> None:
         self._codes = Codes()
         self._counters: dict[str, Callable[..., Counter]] = {}
         self._histograms: dict[str, Callable[..., Histogram]] = {}
-        registry = None if folder else CollectorRegistry()
-        self._counted = registry or MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
+        self._noted: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._registry: CollectorRegistry | None = None
+        self.folder: Folder | None = None
+        """Where other processes put together with this one what they count."""
+        if folder:
+            from headrace_plugins.observers.metrics.folder import Folder  # not on Windows
+
+            self.folder, self._path = Folder(folder), folder
+            with self.folder.joining():
+                self._make()
+        else:
+            self._registry = CollectorRegistry()
+            self._make()
+
+    def _make(self) -> None:
         for name, (says, labels, buckets) in TABLE.items():
             if buckets:
-                timed = Histogram(name, says, labels, buckets=buckets, registry=registry)
+                timed = Histogram(name, says, labels, buckets=buckets, registry=self._registry)
                 self._histograms[name] = _series(timed, labels)
             else:
-                counted = Counter(name, says, labels, registry=registry)
+                counted = Counter(name, says, labels, registry=self._registry)
                 self._counters[name] = _series(counted, labels)
+        for outcome in ("ok", "failed"):  # so that the first one is an increase
+            self._add("headrace_reloads_total", outcome, amount=0)
 
-    def told(self) -> bytes:
+    def told(self, now: Now) -> bytes:
         """All of it as Prometheus reads it."""
-        return generate_latest(self)
+        return generate_latest(_Told(self._collected(now)))
 
-    def collect(self) -> Iterator[Metric]:
-        """Every metric as it is now; prometheus-client asks for them."""
-        for metric in self._counted.collect():
+    def _collected(self, now: Now) -> Iterator[Metric]:
+        if self.folder is None:
+            counted, others = self._counted(), []
+        else:
+            with self.folder.reading():
+                counted, others = self._counted(), list(map(Now.read, self.folder.said()))
+        yield from counted
+        yield from reduce(Now.beside, others, now).metrics()
+
+    def _counted(self) -> list[Metric]:
+        source = self._registry or MultiProcessCollector(None, self._path)  # type: ignore[no-untyped-call]
+        found = []
+        for metric in source.collect():
             if metric.name in TABLE or f"{metric.name}_total" in TABLE:
                 # When a series began is nothing that anybody asks for, and doubles their number.
                 metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-                yield metric
-        build = GaugeMetricFamily("headrace_build_info", "What is running.", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
-        up = float(self._store.fault is None)
-        yield GaugeMetricFamily("headrace_store_up", "Whether the store answers.", value=up)
+                found.append(metric)
+        return found
+
+    def note(self, vitals: Vitals) -> None:
+        """Add what has happened beside calls since the last time."""
+        self._note("headrace_log_dropped_total", vitals.lost)
+        self._note("headrace_reloads_total", vitals.reloads)
+
+    def _note(self, name: str, counts: Mapping[str, int]) -> None:
+        for label, count in counts.items():
+            self._add(name, label, amount=count - self._noted[name, label])
+            self._noted[name, label] = count
 
     def count(self, record: Record) -> None:
         """Add a closed record."""
@@ -66,8 +100,16 @@ class Meters:
         for attempt in record.attempts:
             if attempt.outcome:  # one that still runs comes again in a record aside
                 self._attempt(attempt, route, caller)
-        for failed, instead in fallbacks(record.attempts):
-            self._add("ai_routing_fallback_total", failed, instead)
+        for failed, attempt in after_failures(record.attempts):
+            if failed.target == attempt.target:
+                self._add("headrace_retries_total", attempt.target.upstream)
+            else:
+                names = (failed.target.upstream, attempt.target.upstream)
+                self._add("ai_routing_fallback_total", *names)
+        for raced in record.races:
+            self._race(raced)
+        for target in record.resting:
+            self._add("headrace_passed_over_total", target.upstream)
         for limit in record.limits:
             self._limit(limit, caller)
 
@@ -102,6 +144,12 @@ class Meters:
                 tokens = getattr(usage, kind)
                 if tokens is not None and tokens >= 0:  # an upstream may say anything
                     self._add("headrace_tokens_total", kind, *labels, amount=tokens)
+            if (cost := attempt.cost) is not None:
+                self._add("headrace_cost_dollars_total", *labels, amount=cost)
+
+    def _race(self, raced: Raced) -> None:
+        self._add("headrace_races_total", raced.plugin, raced.winner.upstream)
+        self._observe("headrace_race_margin_seconds", raced.margin, raced.plugin)
 
     def _limit(self, limit: Limited, caller: str) -> None:
         policy, dry_run, local = limit.policy, of_bool(limit.dry_run), of_bool(limit.local)
@@ -120,16 +168,26 @@ class Meters:
             self._histograms[name](*labels).observe(seconds)
 
 
-def fallbacks(attempts: Sequence[Attempt]) -> Iterator[tuple[str, str]]:
-    """Which upstream had failed, and which was asked instead, for each time that happened."""
+class _Told:
+    """What prometheus-client takes for a registry."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def after_failures(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, Attempt]]:
+    """Each attempt that was made after others had failed, behind the last of these."""
     for number, attempt in enumerate(attempts):
         failed = [
             before
             for before in attempts[:number]
             if before.outcome == "failed" and before.ended and before.ended <= attempt.started
         ]
-        if failed and failed[-1].target != attempt.target:
-            yield failed[-1].target.upstream, attempt.target.upstream
+        if failed:
+            yield failed[-1], attempt
 
 
 def _pace(answered: Attempt) -> float | None:

@@ -55,6 +55,10 @@ TABLE: Mapping[str, Metric] = {
         "Tokens of all attempts; cached ones are part of the input, reasoning of the output.",
         ("kind", "upstream", "route", "caller", "estimated"),
     ),
+    "headrace_cost_dollars_total": Metric(
+        "What all attempts have cost, where prices and tokens are known.",
+        ("upstream", "route", "caller", "estimated"),
+    ),
     "headrace_cache_total": Metric(
         "Calls that met a cache, by what it made of them.",
         ("route", "status"),
@@ -69,6 +73,23 @@ TABLE: Mapping[str, Metric] = {
         ("upstream", "outcome"),
         _WHOLE,
     ),
+    "headrace_retries_total": Metric(
+        "Attempts at a target that has just failed.",
+        ("upstream",),
+    ),
+    "headrace_passed_over_total": Metric(
+        "Times that a target was not asked because it was closed.",
+        ("upstream",),
+    ),
+    "headrace_races_total": Metric(
+        "Times that several targets were asked side by side, by who has won.",
+        ("plugin", "upstream"),
+    ),
+    "headrace_race_margin_seconds": Metric(
+        "From the winner's reply to the next one; until the others were ended, where none had any.",
+        ("plugin",),
+        _FIRST,
+    ),
     # Limits
     "headrace_limits_total": Metric(
         "Calls that met a limit, by what it did with them.",
@@ -77,6 +98,15 @@ TABLE: Mapping[str, Metric] = {
     "headrace_limit_tokens_total": Metric(
         "Tokens that a limit put aside, and what became of them: reserved = settled + released.",
         ("policy", "state"),
+    ),
+    # The gateway itself
+    "headrace_reloads_total": Metric(
+        "Times that another configuration was taken or refused, by each worker for itself.",
+        ("outcome",),
+    ),
+    "headrace_log_dropped_total": Metric(
+        "What was dropped instead of written.",
+        ("log",),
     ),
     # Under the names of dashboards for several gateways
     "ai_provider_requests_total": Metric(
