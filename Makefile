@@ -46,7 +46,7 @@ docs: $(VENV)/dev.stamp  ## the parts of the docs that are made of the code
 requirements:  ## pin everything anew, nothing younger than a week
 	$(eval COMPILE := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command "make requirements" --exclude-newer $(shell date -d '7 days ago' +%F))
 	$(COMPILE) pyproject.toml requirements/build.in --extra standard --extra local -o requirements/serve.txt
-	$(COMPILE) pyproject.toml requirements/build.in requirements/dev.in --extra standard --extra local --extra otel -c requirements/serve.txt -o requirements/dev.txt
+	$(COMPILE) pyproject.toml requirements/build.in requirements/dev.in --extra standard --extra local --extra otel --extra prices -c requirements/serve.txt -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra standard --extra otel -c requirements/dev.txt -o requirements/image.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from headrace.key_file import KeyFile
     from headrace.keyring import Keyring, bearing
     from headrace.keys import Key, Moment
+    from headrace.lines import json_line
     from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
     from headrace.pages import Page, Pages
     from headrace.racing import first_good
@@ -115,6 +116,7 @@ _HOMES = {
     "key_file": ["KeyFile"],
     "keys": ["Key", "Moment"],
     "keyring": ["Keyring", "bearing"],
+    "lines": ["json_line"],
     "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "pages": ["Page", "Pages"],
     "racing": ["first_good"],
@@ -224,6 +226,7 @@ __all__ = [
     "exchange",
     "fetch_json",
     "first_good",
+    "json_line",
     "kept_under",
     "leaves",
     "meant",

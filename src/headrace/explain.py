@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,8 +26,10 @@ from headrace.config.plan import Plan
 from headrace.config.problems import looks_secret, mask
 from headrace.dialect import OPENAI
 from headrace.errors import CallError, HeadraceError
-from headrace.record import Record
-from headrace.routing import Route, Routes, reached
+from headrace.options import sha256
+from headrace.record import Cached, Record
+from headrace.routing import Route, Router, Routes, reached
+from headrace.store import Store
 from headrace.store.memory import Memory
 from headrace.transport import Request, Response, Transport
 
@@ -55,9 +57,20 @@ class Capture(Transport):
         """Nothing is open."""
 
 
-def plan_of(document: Document) -> Plan:
-    """The plan to explain: its parts reach no upstream and no store."""
-    return build(document, through=Capture(), keep=Memory())
+@dataclass(kw_only=True, eq=False)
+class Reading(Memory):
+    """A store that reads what another one keeps, and writes nothing there."""
+
+    behind: Store
+
+    async def get(self, key: str) -> bytes | None:
+        """What the other one keeps."""
+        return await self.behind.get(key)
+
+
+def plan_of(document: Document, *, reads: Store | None = None) -> Plan:
+    """The plan to explain: its parts reach no upstream, and no store but the one it `reads`."""
+    return build(document, through=Capture(), keep=Reading(behind=reads) if reads else Memory())
 
 
 async def request_of(
@@ -68,11 +81,14 @@ async def request_of(
     model: str | None,
     body: bytes | None,
     caller: str | None = None,
+    tenant: str | None = None,
+    looks: bool = False,
 ) -> dict[str, Any]:
     """The route of one request, its plugins, and what would be sent to each of its targets.
 
-    `caller` is an entry of `callers`; without it, whoever asks may use everything. Raises
-    `HeadraceError` where there is no such entry.
+    `caller` is an entry of `callers`; without it, whoever asks may use everything. With `looks`, it
+    says what a cache would make of the call, as its store is now: for a `tenant`, or a key or id
+    that has none. Raises `HeadraceError` where there is no such entry.
     """
     shown = Shown(plan)
     told: dict[str, Any] = {"method": method, "path": path, "asked": None, "route": None}
@@ -109,7 +125,9 @@ async def request_of(
         "who_may_ask": who(plan),
         "caller": caller,
         "passes": shown.parts("plugins", plan.chain),
+        "attempts": plan.server.attempts,
         **of_route(plan, route, shown),
+        **(await _kept(plan, call, asks, tenant or caller) if looks else {}),
         "requests": [
             await _sent(plan, route, call, target, shown) for target in leaves(route.targets)
         ],
@@ -180,6 +198,31 @@ async def _sent(
     if record.cache and record.cache.status == "bypass":
         told["not_cached"] = record.cache.why
     return told
+
+
+async def _kept(plan: Plan, call: Call, asks: Caller, owner: str | None) -> dict[str, Any]:
+    """What a cache would make of the call; nothing where it meets none."""
+    callers: list[Caller | None] = [None]
+    if owner:  # a tenant, or what has none; who may be meant is known to the one who let it in
+        of_key = replace(asks, id=owner, key=sha256(owner), tenant=None)
+        callers = [replace(asks, tenant=owner), of_key, replace(of_key, key=None)]
+    found = [cached for each in callers if (cached := await _met(plan, call.replace(caller=each)))]
+    if not found:
+        return {}
+    best = next((one for one in found if one.status in ("hit", "stale")), found[0])
+    told = {"status": best.status, "why": best.why, "age": best.age and round(best.age)}
+    return {"cache": {name: value for name, value in told.items() if value not in ("", None)}}
+
+
+async def _met(plan: Plan, call: Call) -> Cached | None:
+    record = Record(id=call.id, method=call.method, path=call.path)
+    router = Router(plan.routes, plan.upstreams, Attempts(plan.upstreams), dialects=(OPENAI,))
+    open_to_all = [p for p in plan.chain if not getattr(p, "authenticates", False)]
+    with suppress(Kept, CallError):
+        reply = await compose(open_to_all, router)(call.replace(record=record))
+        record.cache = reply.cached or record.cache
+        await reply.aclose()
+    return record.cache
 
 
 def _request(request: Request, shown: Shown) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class Router:
         totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(targets)]
         own = Deadline.after(max(totals))
         deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
-        behind = [f"{t} {self._upstreams[t.upstream].fingerprint}" for t in leaves(targets)]
+        behind = [_behind(t, self._upstreams[t.upstream]) for t in leaves(targets)]
         resolved = Resolved(f"{route.key} {route.fingerprint} {behind}")
         routed = call.replace(targets=targets, deadline=deadline).telling(resolved)
         return await compose(route.chain, self._attempts)(routed)
@@ -325,6 +325,12 @@ class Catalogue:
             named = [model for model in listed if model.isprintable()]
             self._known[upstream.name] = named[:_MOST_LISTED]
         return self._known.get(upstream.name, [])
+
+
+def _behind(target: Target, upstream: Upstream) -> str:
+    """What answers for a target, so that another one is told from it; however it is weighed."""
+    model = upstream.models.get(target.model, target.model) if target.model else None
+    return f"{target} {model} {upstream.fingerprint}"
 
 
 def reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:

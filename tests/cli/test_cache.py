@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace import Caller, Secret, Sha256, kept_under, owner_of
+from headrace import Caller, Gateway, Secret, Sha256, kept_under, owner_of
 from headrace.store.redis import Redis
+from headrace.testing import Client
 
 from ..stores.servers import VALKEY, Server, free_port, running
 from .running import headrace
@@ -139,3 +140,44 @@ def test_explain_says_why_a_request_is_not_cached(
     assert told.exit_code == 0, told.output
     assert ("is not cached: not deterministic" in told.stdout) == said
     assert "POST https://api.openai.com/v1/chat/completions" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("caller", "asked", "said"),
+    [
+        (None, [], "is answered from the cache (hit, 0 s old)"),
+        (RED, ["--tenant", "red"], "is answered from the cache (hit, 0 s old)"),
+        (KEY, ["--tenant", "ann"], "is answered from the cache (hit, 0 s old)"),
+        (ANN, ["--tenant", "ann"], "is answered from the cache (hit, 0 s old)"),
+        (RED, ["--tenant", "blue"], "is not in the cache"),
+        (RED, [], "is not in the cache"),
+    ],
+)
+def test_explain_says_whether_an_answer_is_kept(
+    file: Path, server: Server, caller: Caller | None, asked: list[str], said: str
+) -> None:
+    body = b'{"model": "fast", "messages": [{"role": "user", "content": "hi"}]}'
+
+    async def ask() -> None:
+        made = Gateway.load(file, environ={"STORE": server.url}, caller=lambda scope: caller)
+        client = Client(made if caller else Gateway.load(file, environ={"STORE": server.url}))
+        async with client.app.lifespan():  # type: ignore[attr-defined]
+            json = {"content-type": "application/json"}
+            await (await client.post("/v1/chat/completions", body=body, headers=json)).read()
+
+    asyncio.run(ask())
+    told = headrace(
+        "explain", str(file), "--request", "-", "--connect", *asked, stdin=body, STORE=server.url
+    )
+
+    assert told.exit_code == 0, told.output
+    assert said in told.stdout
+
+
+def test_explain_says_why_an_answer_is_not_looked_for_in_a_store_that_is_gone(file: Path) -> None:
+    nowhere = f"redis://127.0.0.1:{free_port()}"
+
+    told = headrace("explain", str(file), "--model", "fast", "--connect", STORE=nowhere)
+
+    assert told.exit_code == 0, told.output
+    assert "is not in the cache: " in told.stdout

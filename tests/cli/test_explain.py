@@ -166,6 +166,8 @@ POST /v1/chat/completions for gpt-4o takes the route gpt-*
       azure-eu
       local/a
       local/b
+  asks at most 2 of these 3, as many as a call may make attempts
+  makes at most 2 attempts, repeated ones included
 
 1. azure-eu
   passes retry {attempts: 3}
@@ -271,6 +273,10 @@ def test_a_path_is_followed_as_it_is_passed_through() -> None:
 
     assert (request["method"], request["url"]) == ("GET", "https://eu.example.com/v1/files/abc")
     assert "content-type" not in request["headers"]
+
+
+def test_a_request_that_asks_one_target_is_told_how_often() -> None:
+    assert "\n  makes at most 2 attempts, repeated ones included\n" in explained("--model", "other")
 
 
 def test_a_route_whose_upstreams_are_disabled_gets_a_503() -> None:

@@ -53,6 +53,15 @@ async def test_any_number_may_be_under_way_where_nothing_bad_is_known() -> None:
     assert first.pays(asked)
 
 
+async def test_what_is_answered_costs_nothing() -> None:
+    first, well, ill = Budget(share=0), Budget(), Budget()
+    calls(Budget(), ill, 100)
+
+    calls(first, well, 1000, well=True)
+
+    assert calls(first, ill, 100) == 3
+
+
 async def test_failures_are_paid_for_however_late_they_are_known() -> None:
     """A thousand calls begin; all of the first second are under way before one has failed."""
     first, asked = Budget(), Budget()

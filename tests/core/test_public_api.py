@@ -105,6 +105,7 @@ PUBLIC = [
     "exchange",
     "fetch_json",
     "first_good",
+    "json_line",
     "kept_under",
     "leaves",
     "meant",

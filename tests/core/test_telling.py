@@ -156,6 +156,24 @@ async def test_an_error_after_several_attempts_lists_them_and_no_address() -> No
         assert f":{port}" not in shown
 
 
+@pytest.mark.parametrize("forwarder", ["openai", "ollama"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
+async def test_an_upstream_that_says_where_it_is_is_not_quoted(forwarder: str, path: str) -> None:
+    async with Loopback() as server:
+        server.script(status(500, {"error": {"message": f"connect to {server.url}/x failed"}}))
+        made = gateway(
+            f"""
+            upstreams: {{a: {{forwarder: {{{forwarder}: {{base_url: "{server.url}/v1"}}}}}}}}
+            routes: {{m: a, /v1/files: a}}
+            """
+        )
+        async with made.lifespan():
+            asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            response = await Client(made).post(path, json=asked)
+
+    assert (await response.json())["error"]["message"] == "connect to http://***/x failed"
+
+
 async def test_an_error_after_one_attempt_has_openais_members_alone() -> None:
     upstream = Upstream()
     upstream.script(down())

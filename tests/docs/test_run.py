@@ -52,6 +52,13 @@ TOLD: Mapping[str, tuple[str, ...]] = {
         '"policy":"caller","counts":"requests","limit":600,"per":60.0,"remaining":600',
     ),
     "examples/tracing/README.md": ("x-headrace-attempts: 2", "I stand in for it."),
+    "examples/observability/README.md": (
+        *("This is Headrace's mock upstream", "invalid_api_key", "headrace_config_info"),
+        'headrace_races_total{plugin="race",upstream="',
+        'headrace_cost_dollars_total{caller="payments",estimated="false",route="quick"',
+        'headrace_tenant_requests_total{outcome="ok",tenant="acme"} 1.0',
+        *('"what":"config.loaded"', '"what":"call.refused"'),
+    ),
     "examples/mounted/README.md": ("mock upstream",),
 }
 """Pages with something to run, and what must be printed there."""

@@ -172,11 +172,13 @@ async def test_several_choices_are_told_in_either_form(
 async def test_several_choices_of_a_stream_are_told_as_a_whole(
     client: AsyncOpenAI, upstream: Loopback
 ) -> None:
-    said = [(n, {"content": word}, None) for word in ("Hel", "lo") for n in (0, 1)]
+    said: list[tuple[int, dict[str, str], str | None]] = [
+        (n, {"content": word}, None) for word in ("Hel", "lo") for n in (0, 1)
+    ]
     said += [(n, {}, finish) for n, finish in enumerate(("stop", "length"))]
     parts = [
-        {**delta(), "choices": [{"index": n, "delta": said, "finish_reason": finish}]}
-        for n, said, finish in said
+        {**delta(), "choices": [{"index": n, "delta": more, "finish_reason": finish}]}
+        for n, more, finish in said
     ]
     upstream.script(streams(*parts, {**delta(), "choices": [], "usage": USAGE}))
     live, _ = await streamed(client, model="several", n=2)

@@ -7,18 +7,10 @@ uvicorn. The goal is 100 ms; the limit asserted is a second, for machines that a
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from headrace import Gateway, Record
-from headrace.config.build import build
-from headrace.config.document import parse
 from headrace.testing import Loopback
 from headrace.testing.misbehaviour import (
     COMPLETION,
@@ -27,9 +19,6 @@ from headrace.testing.misbehaviour import (
     Act,
     Behaviour,
     Pause,
-    Received,
-    Step,
-    Steps,
     answers,
     chunk,
     event,
@@ -37,10 +26,9 @@ from headrace.testing.misbehaviour import (
     status,
     streams,
 )
-from headrace.transport.httpx2 import Httpx2
-from headrace_plugins.observers.access_log import line
 
-from .serving import Note, Row, chat, eventually, in_thread, post, serving, wire
+from .course import KINDS, LIMIT, Answer, Course, Door, opened
+from .serving import Note, post, wire
 
 CONFIG = """
     server: {auth: none, attempts: 4}
@@ -53,19 +41,21 @@ CONFIG = """
       hedge: {chain: [hedge: {after: 50ms, share: 1}], targets: [slow, quick]}
       groups: {chain: [race, fallback], targets: [[slow, third], [quick]]}
       narrow: {chain: [race: {width: 2}], targets: [slow, third, quick]}
-      /files*: {chain: [race], targets: [slow, quick]}
+      /race: {chain: [race], targets: [slow, quick]}
+      /hedge: {chain: [hedge: {after: 50ms, share: 1}], targets: [slow, quick]}
     """
+RACED = ("chat", "stream", "embedding", "passed")
+"""What is asked of several at once; a POST that is passed through is not."""
+BEGUN = (head(200, "content-type: application/json", "content-length: 99") + b"{", Act.STALL)
 STALLS: Mapping[str, Mapping[str, Behaviour]] = {
-    "nothing": dict.fromkeys(KINDS, (Act.STALL,)),
+    "nothing": dict.fromkeys(RACED, (Act.STALL,)),
     "half an answer": {
-        "chat": (head(200, "content-type: application/json", "content-length: 99") + b"{",
-                 Act.STALL),
+        "chat": BEGUN,
         "stream": (STREAM, chunk(event(EVENTS[0])), Act.STALL),
-        "embedding": (head(200, "content-type: application/json", "content-length: 99") + b"{",
-                      Act.STALL),
+        "embedding": BEGUN,
     },
-}  # fmt: skip
-"""What the loser has said by then."""
+}
+"""What the loser has said by then. Of what is passed through, who has begun to answer has won."""
 
 
 @pytest.fixture(scope="module", params=["aiohttp", "httpx2"])
@@ -81,30 +71,24 @@ def course(upstream: Loopback) -> Course:
     return course
 
 
-async def answer(door: Door, model: str, kind: str, request_id: str) -> bytes:
+async def answer(door: Door, model: str, kind: str, request_id: str) -> Answer:
     """What the client gets, whole."""
-    path, body, _ = KINDS[kind]
-    async with wire(door.url) as client:
-        request = post(f"/v1/{path}", {**body, "model": model}, f"x-request-id: {request_id}")
-        await client.send(request)
-        return await client.rest()
+    return await door.ask(KINDS[kind], model, f"x-request-id: {request_id}")
 
 
-def good(kind: str, told: bytes) -> bool:
+def good(kind: str, told: Answer) -> bool:
     """Whether it is a whole answer."""
-    if kind == "stream":
-        return told.startswith(b"HTTP/1.1 200") and told.count(b"data: [DONE]") == 1
-    said = json.loads(told.partition(b"\r\n\r\n")[2])
-    return bool(said == (EMBEDDING if kind == "embedding" else COMPLETION))
+    return told.status == 200 and KINDS[kind].is_whole(told.body)
 
 
-@pytest.mark.parametrize("said", STALLS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "said"), [(kind, said) for said, kinds in STALLS.items() for kind in kinds]
+)
 @pytest.mark.parametrize("plugin", ["race", "hedge"])
 async def test_the_loser_is_let_go(
     door: Door, course: Course, plugin: str, kind: str, said: str, record_property: Note
 ) -> None:
-    course.acts = {"slow": STALLS[said][kind], "quick": course.after("slow", KINDS[kind][2])}
+    course.acts = {"slow": STALLS[said][kind], "quick": course.after("slow", KINDS[kind].good)}
     name = f"{plugin}-{kind}-{said.replace(' ', '-')}"
 
     told, closed = await asyncio.gather(answer(door, plugin, kind, name), course.closed("slow"))
@@ -119,10 +103,10 @@ async def test_the_loser_is_let_go(
     assert raced["margin"] < LIMIT
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RACED)
 async def test_a_failure_never_wins(door: Door, course: Course, kind: str) -> None:
     course.acts = {
-        "slow": course.after("quick", KINDS[kind][2]),
+        "slow": course.after("quick", KINDS[kind].good),
         "quick": status(503, {"error": {"message": "busy"}}),
     }
 
@@ -158,11 +142,11 @@ async def test_no_more_are_asked_at_once_than_the_width(door: Door, course: Cour
     assert course.asked("quick") == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RACED)
 async def test_of_two_that_answer_at_once_one_goes_out_and_the_other_is_closed(
     door: Door, course: Course, kind: str
 ) -> None:
-    course.acts = {"slow": KINDS[kind][2], "quick": KINDS[kind][2]}
+    course.acts = {"slow": KINDS[kind].good, "quick": KINDS[kind].good}
     names = [f"both-{kind}-{number}" for number in range(40)]
 
     told = await asyncio.gather(*(answer(door, "race", kind, name) for name in names))
@@ -174,16 +158,14 @@ async def test_of_two_that_answer_at_once_one_goes_out_and_the_other_is_closed(
         assert row["outcome"] == "ok"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RACED)
 async def test_a_client_that_leaves_ends_them_all(
     door: Door, course: Course, kind: str, record_property: Note
 ) -> None:
     course.acts = {"slow": (Act.STALL,), "quick": (Act.STALL,)}
-    path, body, _ = KINDS[kind]
     name = f"left-{kind}"
     async with wire(door.url) as client:
-        request = post(f"/v1/{path}", {**body, "model": "race"}, f"x-request-id: {name}")
-        await client.send(request)
+        await client.send(KINDS[kind].request("race", f"x-request-id: {name}"))
         await course.upstream.asked(2)
 
     course.decide()
@@ -205,14 +187,14 @@ async def test_a_stream_that_has_won_goes_on_to_its_end(door: Door, course: Cour
 
     told = await answer(door, "race", "stream", "to-the-end")
 
-    assert told.count(b'"n":') == 200
+    assert told.body.count(b'"n":') == 200
     assert good("stream", told)
 
 
 async def test_what_may_create_something_is_asked_of_one(door: Door, course: Course) -> None:
     course.acts = {"slow": (Pause(0.1), *answers({"id": "file-1"})), "quick": answers({})}
     async with wire(door.url) as client:
-        await client.send(post("/files", b"{}"))
+        await client.send(post("/race", b"{}"))
         assert b"file-1" in await client.rest()
 
     assert [len(course.asked(name)) for name in ("slow", "quick")] == [1, 0]

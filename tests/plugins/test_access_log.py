@@ -1,18 +1,20 @@
-"""`access_log`: one line of JSON for each request, and nothing in it that must not be there."""
+"""`access_log`: one line for each request, and nothing in it that must not be there."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
 
-from headrace import Target
-from headrace.record import Attempt, Record
+from headrace import Attempt, Caller, Record, Target, Usage
+from headrace.prices import Price
 from headrace.testing import Client, Upstream, breaks, gateway, refuses, says, sends, stalls
 from headrace_plugins.observers.access_log import AccessLog
 
+MILLION = 1_000_000
 FILE = """
 server: {observers: [access_log]}
 upstreams: {a: mock, b: mock}
@@ -166,6 +168,103 @@ async def test_a_client_cannot_write_lines_of_its_own(
     assert json.loads(line)["status"] in (400, 404)
     assert "\n" not in line
     assert "\x1b" not in line
+
+
+NASTY = "fast\n\r\x1b[31m\x07\x7f\x9b2J\u2028\u202e\u200b"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_text_that_a_client_chose_does_nothing_to_a_terminal(
+    form: Any, log: pytest.LogCaptureFixture
+) -> None:
+    record = Record(id="req_1", method="POST", path="/", asked=NASTY, code=NASTY)
+    record.caller = Caller(NASTY)
+    record.answered = Attempt(target=Target("a"), model=NASTY, reply_id=NASTY)
+
+    AccessLog(form=form)(record)
+
+    [line] = lines(log)
+    assert line.isprintable()
+    assert r"\x1b[31m" in line or r"\u001b[31m" in line
+
+
+def test_a_text_of_ten_kilobytes_is_cut_for_people(log: pytest.LogCaptureFixture) -> None:
+    AccessLog(form="console")(Record(id="i" * 10_000, method="POST", path="/" + "p" * 10_000))
+
+    [line] = lines(log)
+    assert len(line) < 400
+
+
+def test_people_get_the_most_important_in_a_line(log: pytest.LogCaptureFixture) -> None:
+    record = Record(id="req_1", method="POST", path="/v1/chat/completions", operation="chat")
+    record.asked, record.caller, record.status = "fast", Caller("payments"), 200
+    used = Usage(input=9, output=12, estimated=True)
+    for outcome in ("failed", "ok"):
+        attempt = Attempt(target=Target("b"), model="gpt-4o", usage=used)
+        attempt.price = Price(input=MILLION, output=0)
+        attempt.end("ok" if outcome == "ok" else "failed")
+        record.attempts.append(attempt)
+    record.answered = attempt
+    record.close("ok")
+    record.ended = record.started + 0.412
+
+    AccessLog(form="console")(record)
+
+    [line] = lines(log)
+    assert line.split("  ")[1:] == [
+        *("200 ok", "0.412s", "chat fast", "→ b/gpt-4o", "2 attempts", "9+~12 tokens"),
+        *("$18.000000", "payments", "req_1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("form", "terminal", "environ", "people", "colors"),
+    [
+        ("auto", True, {}, True, True),
+        ("auto", True, {"NO_COLOR": "1"}, True, False),
+        ("auto", False, {}, False, False),
+        ("console", False, {}, True, False),
+        ("json", True, {}, False, False),
+    ],
+)
+def test_people_sit_at_terminals(
+    form: Any,
+    terminal: bool,
+    environ: dict[str, str],
+    people: bool,
+    colors: bool,
+    log: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+
+    AccessLog(form=form)(Record(id="req_1", method="GET", path="/"))
+
+    [line] = lines(log)
+    assert line.startswith("{") is not people
+    assert ("\x1b[" in line) is colors
+
+
+def test_a_line_has_what_it_cost_and_what_the_upstream_calls_it(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    record = Record(id="req_1", method="POST", path="/")
+    for tokens in (1, 2):
+        attempt = Attempt(target=Target("a"), usage=Usage(input=tokens), price=Price(input=MILLION))
+        attempt.reply_id, attempt.finish = f"chatcmpl-{tokens}", "stop"
+        attempt.end("ok")
+        record.attempts.append(attempt)
+
+    AccessLog()(record)
+
+    [line] = map(json.loads, lines(log))
+    assert line["cost"] == 3
+    assert [attempt["cost"] for attempt in line["attempts"]] == [1, 2]
+    told = [(attempt["reply_id"], attempt["finish"]) for attempt in line["attempts"]]
+    assert told == [("chatcmpl-1", "stop"), ("chatcmpl-2", "stop")]
 
 
 def test_a_record_of_which_little_is_known_has_a_line(log: pytest.LogCaptureFixture) -> None:

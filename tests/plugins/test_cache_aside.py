@@ -11,7 +11,6 @@ from headrace import Call, Observers, Record, Reply
 from headrace.testing import Client, Clock, Upstream, ask, down, gateway, raw, says, settled
 from headrace_plugins.cache import Cache
 from headrace_plugins.observers.access_log import line
-from headrace_plugins.observers.metrics.meters import Meters
 from headrace_plugins.race import Race
 
 from .cache.asking import answer, asked
@@ -172,21 +171,23 @@ async def answer_of_race(cache: Cache, upstream: Upstream, given: Call) -> bytes
 
 
 async def test_nothing_is_counted_twice(upstream: Upstream, clock: Clock) -> None:
-    upstream.script(says("old"), says("new"))
-    gate, records = watched(STALE, upstream)
-    meters = Meters(gate.plan.store)
+    upstream.script(says("old"), says("new", usage=(30, 20)))
+    observed = f"    server: {{observers: [metrics: {{open: true}}]}}{STALE}"
+    gate = gateway(observed, upstream=upstream)
     async with gate.lifespan():
         client = Client(gate)
         await (await client.chat(model="m")).read()
         clock.advance(90)
         await (await client.chat(model="m")).read()
         await settled()
-    for record in records:
-        meters.count(record)
+        told = (await (await client.get("/metrics")).read()).decode()
 
-    told = meters.told().decode()
-    requests = [row for row in told.splitlines() if row.startswith("headrace_requests_total{")]
-    assert [row.rsplit(" ")[-1] for row in requests] == ["2.0"]
-    assert 'headrace_cache_total{route="m",status="stale"} 1.0' in told
-    assert 'headrace_cache_total{route="m",status="miss"} 1.0' in told
-    assert 'headrace_attempts_total{code="none",outcome="ok",upstream="a"} 2.0' in told
+    def counted(name: str, *labels: str) -> float:
+        rows = [row for row in told.splitlines() if row.startswith(f"{name}{{")]
+        return sum(float(row.rsplit(" ", 1)[1]) for row in rows if all(map(row.count, labels)))
+
+    assert counted("headrace_requests_total") == 2
+    assert counted("headrace_cache_total", 'status="stale"') == 1
+    assert counted("headrace_cache_total", 'status="miss"') == 1
+    assert counted("headrace_attempts_total", 'outcome="ok"') == 2
+    assert counted("headrace_tokens_total", 'kind="input"') == 33

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,6 +230,20 @@ async def test_the_fallback_behind_it_is_asked_once_for_all(upstream: Upstream) 
         assert await told(client) == (200, "miss", "b")
         assert await told(client) == (200, "hit", "b")
     assert upstream.asked == ["a", "b"]
+
+
+async def test_a_gateway_that_takes_other_options_gives_the_answers_it_kept(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("upstreams: {a: mock}\nroutes: {m: {chain: [cache: {ttl: 1h}], targets: a}}\n")
+    gate = Gateway.load(file, environ={}, open=True)
+    async with gate.lifespan():
+        client = Client(gate)
+        assert await told(client) == (200, "miss", "a")
+
+        file.write_text(file.read_text().replace("ttl: 1h", "ttl: 2h"))
+        assert await gate.reload()
+
+        assert await told(client) == (200, "hit", "a")
 
 
 async def test_a_reload_keeps_answers_whatever_else_it_changes() -> None:

@@ -243,6 +243,21 @@ async def test_who_asked_to_wait_is_asked_after_the_others(clock: Clock) -> None
     assert upstream.asked == ["a", "b", "b", "a"]
 
 
+async def test_who_asked_to_wait_for_long_is_asked_first_again_after_a_minute(clock: Clock) -> None:
+    rests = Rests()
+    upstream = Upstream()
+    upstream.script(refuses(429, retry_after=3600), says("hello"))
+    fallback = compose([Fallback(rests=rests)], attempts_of(upstream, rests))
+
+    await text(await fallback(call(targets=["a", "b"])))
+    clock.advance(59)
+    await text(await fallback(call(targets=["a", "b"])))
+    clock.advance(2)
+    await text(await fallback(call(targets=["a", "b"])))
+
+    assert upstream.asked == ["a", "b", "b", "a"]
+
+
 async def test_when_all_are_closed_the_client_is_told_who_is_free_first() -> None:
     rests = Rests()
     rests.rest(("a", None), 30, why="down", closed=True)

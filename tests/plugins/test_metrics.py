@@ -20,13 +20,16 @@ from headrace import (
     Cached,
     Caller,
     ConfigError,
+    Gateway,
     Limited,
+    Raced,
     Record,
     Target,
     UpstreamError,
     Usage,
     __version__,
 )
+from headrace.prices import Price
 from headrace.testing import Client, Upstream, breaks, down, gateway, refuses, says, stalls
 from headrace_plugins.observers.metrics import Metrics
 from headrace_plugins.observers.metrics.now import Now
@@ -83,9 +86,9 @@ async def scraped(client: Client, **options: Any) -> Told:
     return Told((await response.read()).decode())
 
 
-async def told_of(*records: Record) -> Told:
+async def told_of(*records: Record, **options: Any) -> Told:
     """What an observer says that was told of these records alone."""
-    metrics = Metrics()
+    metrics = Metrics(**options)
     async with metrics:
         for record in records:
             metrics(record)
@@ -154,18 +157,18 @@ async def test_every_attempt_is_counted_and_so_is_the_one_instead(upstream: Upst
 
 
 @pytest.mark.parametrize(
-    ("attempts", "fallbacks"),
+    ("attempts", "retries", "fallbacks"),
     [
-        ([("a", 0, 1, "failed"), ("a", 1, 2, "ok")], 0),
-        ([("a", 0, 1, "failed"), ("a", 1, 2, "failed"), ("b", 2, 3, "ok")], 1),
-        ([("a", 0, 1, "failed"), ("b", 1, 2, "failed"), ("b", 2, 3, "ok")], 1),
-        ([("a", 0, 1, "failed"), ("b", 1, 2, "failed"), ("a", 2, 3, "ok")], 2),
-        ([("a", 0, 2, "failed"), ("b", 0, 3, "ok")], 0),
+        ([("a", 0, 1, "failed"), ("a", 1, 2, "ok")], 1, 0),
+        ([("a", 0, 1, "failed"), ("a", 1, 2, "failed"), ("b", 2, 3, "ok")], 1, 1),
+        ([("a", 0, 1, "failed"), ("b", 1, 2, "failed"), ("b", 2, 3, "ok")], 1, 1),
+        ([("a", 0, 1, "failed"), ("b", 1, 2, "failed"), ("a", 2, 3, "ok")], 0, 2),
+        ([("a", 0, 2, "failed"), ("b", 0, 3, "ok")], 0, 0),
     ],
     ids=["again", "again, then another", "another, again", "there and back", "side by side"],
 )
-async def test_a_fallback_is_another_target_after_one_has_failed(
-    attempts: list[Any], fallbacks: int
+async def test_a_fallback_is_another_target_after_one_has_failed_and_a_retry_is_the_same(
+    attempts: list[Any], retries: int, fallbacks: int
 ) -> None:
     asked = record()
     for name, started, ended, outcome in attempts:
@@ -177,6 +180,7 @@ async def test_a_fallback_is_another_target_after_one_has_failed(
 
     assert told("headrace_attempts_total") == len(attempts)
     assert told("ai_routing_fallback_total") == fallbacks
+    assert told("headrace_retries_total") == retries
 
 
 async def test_tokens_are_those_that_are_known(upstream: Upstream) -> None:
@@ -277,6 +281,152 @@ async def test_an_answer_from_a_cache_is_a_hit_and_a_shared_one_is_none() -> Non
     assert told("ai_cache_hits_total", route="r") == 2
 
 
+async def test_what_a_call_has_cost_is_counted_where_it_is_known() -> None:
+    called = record(route="r", caller=Caller("payments", listed=True))
+    for price, used in (
+        (Price(input=2_000_000, output=1_000_000), Usage(input=3, output=4)),
+        (Price(input=2_000_000, output=1_000_000), Usage(output=4, estimated=True)),
+        (Price(input=1), Usage(input=3, output=4)),
+        (None, Usage(input=3, output=4)),
+    ):
+        attempt = Attempt(target=Target("a"), outcome="ok", price=price, usage=used)
+        called.attempts.append(attempt)
+
+    told = await told_of(called)
+
+    labels = {"upstream": "a", "route": "r", "caller": "payments"}
+    assert told("headrace_cost_dollars_total", **labels, estimated="false") == 10
+    assert told("headrace_cost_dollars_total", **labels, estimated="true") == 4
+
+
+async def test_a_cost_that_is_not_known_is_no_zero() -> None:
+    called = record()
+    called.attempts.append(Attempt(target=Target("a"), outcome="ok", usage=Usage(input=3)))
+
+    told = await told_of(called)
+
+    assert told.families["headrace_cost_dollars"].samples == []
+
+
+async def test_only_tenants_that_are_named_are_told_apart() -> None:
+    called = []
+    for tenant in ("acme", "acme", "junk-1", "junk-2", None):
+        used = Usage(input=3, output=2, cached=1)
+        attempt = Attempt(target=Target("a"), outcome="ok", usage=used)
+        attempt.price = Price(input=1_000_000, output=1_000_000)
+        called.append(record(caller=Caller("ann", tenant=tenant), attempts=[attempt]))
+        called[-1].close("ok")
+
+    told = await told_of(*called, tenants=["acme", "idle"])
+    untold = await told_of(*called)
+
+    assert told.values("tenant") == {"acme", "other"}
+    assert told("headrace_tenant_requests_total", tenant="acme", outcome="ok") == 2
+    assert told("headrace_tenant_tokens_total", tenant="other", kind="input") == 6
+    assert told("headrace_tenant_cost_dollars_total", tenant="acme") == 10
+    assert untold.values("tenant") == set()
+
+
+async def test_races_are_counted_by_who_won() -> None:
+    calls = [record() for _ in range(3)]
+    calls[0].races.append(Raced(plugin="race", winner=Target("a"), of=3, margin=0.25))
+    calls[1].races.append(Raced(plugin="race", winner=Target("a"), of=2, margin=0.5))
+    calls[2].races.append(Raced(plugin="hedge", winner=Target("b"), of=2))
+
+    told = await told_of(*calls)
+
+    assert told("headrace_races_total", plugin="race", upstream="a") == 2
+    assert told("headrace_races_total", plugin="hedge", upstream="b") == 1
+    assert told("headrace_race_margin_seconds_sum", plugin="race") == 0.75
+    assert told("headrace_race_margin_seconds_count", plugin="hedge") == 0
+
+
+async def test_a_target_is_closed_as_long_as_nothing_is_sent_there(upstream: Upstream) -> None:
+    made = gateway(FILE, upstream=upstream)
+    async with made.lifespan():
+        client, rests = Client(made), made.vitals.rests
+        rests.rest(("a", "small"), 60, why="it failed", closed=True)
+        rests.rest(("b", None), 60, why="somebody said so", closed=True)
+        rests.rest(("b", "large"), 60, why="it asked to wait")
+        await (await client.chat(model="fast")).read()
+        during = await scraped(client)
+        rests.resume(("a", "small"))
+        after = await scraped(client)
+
+    closed = [sample.labels for sample in during.families["headrace_target_closed"].samples]
+    assert closed == [{"upstream": "a", "model": "small"}, {"upstream": "b", "model": "*"}]
+    assert during("headrace_passed_over_total") == 2
+    assert after("headrace_target_closed") == 1
+
+
+async def test_calls_are_in_flight_until_their_last_byte(upstream: Upstream) -> None:
+    upstream.script(stalls("twelve chars"))
+
+    async with running(upstream=upstream) as client:
+        streaming = await client.chat(stream=True)
+        await anext(streaming.chunks())
+        during = await scraped(client)
+        await streaming.leave()
+        after = await scraped(client)
+
+    assert during("headrace_calls_in_flight") == 1
+    assert after("headrace_calls_in_flight") == 0
+
+
+# Another configuration
+
+
+@asynccontextmanager
+async def reloading(tmp_path: Path) -> AsyncIterator[tuple[Gateway, Path]]:
+    """A gateway and the file it can read again."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(FILE)
+    made = Gateway.load(file, open=True)
+    async with made.lifespan():
+        yield made, file
+
+
+async def test_a_configuration_is_told_as_it_is_now(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as (made, file):
+        before = await scraped(Client(made))
+        file.write_text(FILE.replace("small", "smaller"))
+        await made.reload()
+        after = await scraped(Client(made))
+        file.write_text("routes: {m: nobody}")
+        with pytest.raises(ConfigError):
+            await made.reload()
+        refused = await scraped(Client(made))
+
+    assert before("headrace_reloads_total", outcome="ok") == 0
+    assert before.values("outcome") == {"ok", "failed"}
+    assert before.values("hash") != after.values("hash")
+    assert after.values("hash") == refused.values("hash") == {made.plan.hash}
+    assert after("headrace_config_info") == 1
+    assert refused("headrace_reloads_total", outcome="ok") == 1
+    assert refused("headrace_reloads_total", outcome="failed") == 1
+    name = "headrace_config_last_reload"
+    assert [told(f"{name}_successful") for told in (before, after, refused)] == [1, 1, 0]
+    times = [told(f"{name}_timestamp_seconds") for told in (before, after, refused)]
+    assert times[0] < times[1] == times[2]
+
+
+async def test_numbers_go_on_when_the_configuration_changes(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as (made, file):
+        await (await Client(made).chat()).read()
+        file.write_text(FILE.replace("small", "smaller"))
+        await made.reload()
+        await (await Client(made).chat()).read()
+        same = await scraped(Client(made))
+        file.write_text(FILE.replace("[metrics]", "[metrics: {open: true}]"))
+        await made.reload()
+        await (await Client(made).chat()).read()
+        other = await scraped(Client(made))
+
+    assert same("headrace_requests_total", outcome="ok") == 2
+    assert other("headrace_requests_total", outcome="ok") == 3
+    assert other("headrace_reloads_total", outcome="ok") == 2
+
+
 async def test_the_version_and_the_store_are_told_as_they_are_now(upstream: Upstream) -> None:
     made = gateway(FILE, upstream=upstream)
 
@@ -352,7 +502,11 @@ async def test_ten_thousand_strangers_add_no_series() -> None:
         for number in range(10_000):
             strange = record(id=f"r{number}", path=f"/{number}", asked=f"m{number}", status=404)
             strange.caller = Caller(f"name-{number}")
-            strange.attempts.append(Attempt(target=Target("a", f"m{number}"), model=f"m{number}"))
+            used = Usage(input=1, output=1)
+            strange.attempts.append(
+                Attempt(target=Target("a", f"m{number}"), model=f"m{number}", usage=used)
+            )
+            strange.attempts[0].price = Price(input=1, output=1)
             strange.attempts[0].error = UpstreamError.refused(
                 400, b'{"error": {"message": "no", "code": "code-%d"}}' % number
             )

@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from random import Random
 from statistics import median
+from typing import Any, TypeAlias, TypeVar
 
 from headrace import Call, Memory, RateLimited, Reply, Step, Unavailable
-from headrace.testing import ClockLoop, call
+from headrace.testing import ClockLoop, call, settled
 from headrace_plugins.rate_limit import RateLimit
 
 from ..plugins.rate_limit.gates import policy
 
-RATE, BURST = 2, 120
-"""Calls a second, and how many may come at once: `120/minute`."""
+RATE, BURST = 1, 60
+"""Calls a second, and how many may come at once: `60/minute`."""
 REPLICAS = 100
 HOUR = 3600.0
 ASKED = 3 * RATE
 """Calls a second that clients make: three times what is allowed."""
+
+
+Pick: TypeAlias = Callable[[Random, int], int]
+"""Which replica of so many gets a call."""
 
 
 class Still(ClockLoop):
@@ -40,6 +46,10 @@ class Away(Memory):
 
     gone = False
 
+    def begin_anew(self) -> None:
+        """Forget everything."""
+        self.__post_init__()
+
     async def apply(self, *steps: Step) -> list[tuple[float, ...]]:
         """As memory does, where it is in reach."""
         if self.gone:
@@ -54,6 +64,7 @@ class Fleet:
     seed: int
     replicas: int = REPLICAS
     """What each believes about how many there are."""
+    limit: Mapping[str, object] = field(default_factory=lambda: {"requests": f"{RATE * 60}/minute"})
     store: Away = field(default_factory=Away)
     running: list[RateLimit] = field(default_factory=list)
     asked: int = 0
@@ -71,7 +82,7 @@ class Fleet:
             self.running.append(self._replica())
 
     def _replica(self) -> RateLimit:
-        limits = policy(name="all", by=[], requests=f"{RATE * 60}/minute")
+        limits = policy(name="all", by=[], **self.limit)
         return RateLimit(store=self.store, policies=[limits], replicas=self.replicas)
 
     @property
@@ -79,20 +90,18 @@ class Fleet:
         """Seconds since it began."""
         return self._loop.time()
 
-    async def serve(
-        self, seconds: float, *, pick: Callable[[Random, int], int] | None = None
-    ) -> None:
+    async def serve(self, seconds: float, pick: Pick = Random.randrange) -> None:
         """Calls for so long, at no regular times; each goes to the replica that `pick` says."""
-        assert isinstance(self._loop, Still)
         until = self.now + seconds
-        while True:
-            pause = self.random.expovariate(ASKED)
-            if self.now + pause >= until:
-                self._loop.ahead = until
-                return
-            self._loop.ahead += pause
-            count = len(self.running)
-            await self.ask(self.running[pick(self.random, count) if pick else self.random.randrange(count)])
+        while (when := self.now + self.random.expovariate(ASKED)) < until:
+            self.turn(when)
+            await self.ask(self.running[pick(self.random, len(self.running))])
+        self.turn(until)
+
+    def turn(self, to: float) -> None:
+        """Put the clock forward."""
+        assert isinstance(self._loop, Still)
+        self._loop.ahead = to
 
     async def ask(self, replica: RateLimit) -> None:
         """One call, which is over at once."""
@@ -142,20 +151,23 @@ class Outcome:
     """What the least, the middle, and the busiest replica let in."""
 
 
-def outcome(situation: str, fleet: Fleet, began: float = 0.0) -> Outcome:
+def outcome(situation: str, fleet: Fleet) -> Outcome:
     """What a fleet has come to."""
     shares = fleet.shares()
     return Outcome(
         situation=situation,
         asked=fleet.asked,
         let_in=len(fleet.let_in),
-        allowed=BURST + RATE * (fleet.now - began),
+        allowed=BURST + RATE * fleet.now,
         above=fleet.most_above(),
         shares=(shares[0], median(shares), shares[-1]),
     )
 
 
 # Situations
+
+Result = TypeVar("Result")
+Situation: TypeAlias = Callable[[], Coroutine[Any, Any, Result]]
 
 
 async def together() -> Outcome:
@@ -170,7 +182,7 @@ async def lopsided() -> Outcome:
     """The balancer sends half of the calls to a single replica."""
     fleet = Fleet(2)
     fleet.scale(REPLICAS)
-    await fleet.serve(HOUR, pick=lambda chance, count: chance.choice((0, chance.randrange(count))))
+    await fleet.serve(HOUR, lambda chance, count: chance.choice((0, chance.randrange(count))))
     return outcome("half of the calls to one of them", fleet)
 
 
@@ -197,7 +209,7 @@ async def lost_and_lopsided() -> Outcome:
     fleet = Fleet(5)
     fleet.scale(REPLICAS)
     fleet.store.gone = True
-    await fleet.serve(HOUR, pick=lambda chance, _: chance.randrange(10))
+    await fleet.serve(HOUR, lambda chance, _: chance.randrange(10))
     return outcome("no store, ten of the 100 get all calls", fleet)
 
 
@@ -227,14 +239,12 @@ async def begun_anew() -> Outcome:
     fleet = Fleet(8)
     fleet.scale(REPLICAS)
     await fleet.serve(HOUR / 2)
-    anew = Away()
-    for replica in fleet.running:
-        replica._counter._store = replica._counter.holds._store = anew
+    fleet.store.begin_anew()
     await fleet.serve(HOUR / 2)
     return outcome("the store restarted, and empty", fleet)
 
 
-SITUATIONS: tuple[Callable[[], Awaitable[Outcome]], ...] = (
+SITUATIONS: tuple[Situation[Outcome], ...] = (
     together,
     lopsided,
     coming_and_going,
@@ -246,11 +256,88 @@ SITUATIONS: tuple[Callable[[], Awaitable[Outcome]], ...] = (
 )
 
 
-def simulated(situation: Callable[[], Awaitable[Outcome]]) -> Outcome:
+# What is held
+
+
+SLOTS, LEASE = 20, 60.0
+
+
+@dataclass(frozen=True)
+class Held:
+    """What became of slots whose holders die."""
+
+    most: int
+    """How many calls of living replicas ran at the same time, at most."""
+    longest: float
+    """Seconds for which slots of the dead were missed, at most."""
+    deaths: int
+
+
+@dataclass
+class Mortal:
+    """Calls that last, at replicas that may die."""
+
+    fleet: Fleet
+    running: list[tuple[float, int, Reply, RateLimit]] = field(default_factory=list)
+    """When each ends, its number, what is to be closed then, and where it runs."""
+    lost: list[Reply] = field(default_factory=list)
+    """What nobody will close."""
+
+    async def ask(self, number: int) -> None:
+        """One call, at any replica."""
+        replica = self.fleet.random.choice(self.fleet.running)
+        with suppress(RateLimited):
+            reply = await replica(call(), _answers)
+            ends = self.fleet.now + self.fleet.random.expovariate(1 / 30)
+            heappush(self.running, (ends, number, reply, replica))
+
+    async def end(self) -> None:
+        """Close what is over by now."""
+        while self.running and self.running[0][0] <= self.fleet.now:
+            await heappop(self.running)[2].aclose()
+
+    async def kill(self) -> None:
+        """Let the replica die that runs the most; another one takes its place."""
+        at = Counter(id(each[3]) for each in self.running)
+        victim = max(self.fleet.running, key=lambda replica: at[id(replica)])
+        self.lost += [each[2] for each in self.running if each[3] is victim]
+        self.running = [each for each in self.running if each[3] is not victim]
+        heapify(self.running)
+        await victim.__aexit__()
+        self.fleet.running = [each for each in self.fleet.running if each is not victim]
+        self.fleet.scale(len(self.fleet.running) + 1)
+
+    async def aclose(self) -> None:
+        """Leave nothing open."""
+        for reply in (*self.lost, *(each[2] for each in self.running)):
+            await reply.aclose()
+        for replica in self.fleet.running:
+            await replica.__aexit__()
+
+
+async def dying() -> Held:
+    """An hour of calls for every slot and more; every five minutes a replica dies."""
+    fleet = Fleet(9, limit={"concurrent": SLOTS})
+    fleet.scale(50)
+    calls = Mortal(fleet)
+    deaths, died, most, longest, number = 0, 0.0, 0, 0.0, 0
+    while fleet.now < HOUR:
+        fleet.turn(fleet.now + fleet.random.expovariate(2))
+        await settled()
+        await calls.end()
+        if fleet.now > 300 * (deaths + 1):
+            deaths, died = deaths + 1, fleet.now
+            await calls.kill()
+        number += 1
+        await calls.ask(number)
+        most = max(most, len(calls.running))
+        if died and len(calls.running) == SLOTS:
+            longest, died = max(longest, fleet.now - died), 0.0
+    await calls.aclose()
+    return Held(most, longest, deaths)
+
+
+def simulated(situation: Situation[Result]) -> Result:
     """What becomes of a situation, on a clock that nobody but it turns."""
-
-    async def run() -> Outcome:
-        return await situation()
-
     with asyncio.Runner(loop_factory=Still) as runner:
-        return runner.run(run())
+        return runner.run(situation())

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-import orjson
-
-from headrace import Cached, Limited, Raced, Record
+from headrace import Cached, Limited, Raced, Record, json_line
 
 logger = logging.getLogger("headrace.access")
 
@@ -48,7 +46,7 @@ class AccessLog:
 
     def _written(self, record: Record) -> str:
         if not self._for_people:
-            return orjson.dumps(_present(line(record))).decode()
+            return json_line(line(record))
         paint = _painted if self._colored else _plain
         return "  ".join(paint(text, color) for text, color in told(record))
 
@@ -89,7 +87,7 @@ def line(record: Record) -> dict[str, Any]:
                     "finish": attempt.finish,
                     "first_output": _since(attempt.started, attempt.first_output),
                     "seconds": _since(attempt.started, attempt.ended),
-                    "tokens": _present(asdict(attempt.usage)) if attempt.usage else None,
+                    "tokens": _present(vars(attempt.usage)) if attempt.usage else None,
                     "cost": _dollars(attempt.cost),
                 }
             )
@@ -98,7 +96,7 @@ def line(record: Record) -> dict[str, Any]:
         "cache": _met_cache(record.cache) if record.cache else None,
         "races": [_raced(raced) for raced in record.races] or None,
         "passed_over": [str(target) for target in record.resting] or None,
-        "tokens": _present(asdict(usage)) if usage else None,
+        "tokens": _present(vars(usage)) if usage else None,
         "cost": _dollars(record.cost),
         "limits": [_met(limit) for limit in record.limits] or None,
         "first_byte": _since(record.started, record.first_byte),
@@ -163,7 +161,7 @@ def _met_cache(cached: Cached) -> dict[str, Any]:
     """What a cache made of the call; `saved` are tokens that were not asked for again."""
     told = {name: value for name, value in asdict(cached).items() if value not in (None, "", False)}
     if cached.saved:
-        told["saved"] = _present(asdict(cached.saved))
+        told["saved"] = _present(vars(cached.saved))
     times = {name: round(told[name], 3) for name in ("age", "ttl") if name in told}
     return told | times
 

@@ -28,7 +28,8 @@ Lose = Callable[[int], object]
 """Is told how many spans were lost, in whichever thread that is noticed."""
 
 _LOG = logging.getLogger(OTLPSpanExporter.__module__)
-_MOST_WAITING, _MOST_AT_ONCE = 2048, 512  # as the SDK has them
+_MOST_WAITING = 2048  # as the SDK has it
+_MOST_AT_ONCE = 64  # the SDK's 512 would hold the interpreter, and so all calls, for 25 ms
 _GOODBYE = 3.0
 """Seconds for the last spans to be taken when nobody traces any more."""
 
@@ -173,6 +174,7 @@ class _Queue(SpanExporter):
             self._lose = lambda count: None  # they are counted
             if not self._failing:
                 logger.warning("the last %d spans were not taken in time and are lost", waiting)
+            self._failing = True  # and that is told
             self.shutdown()
 
     def _count(self, count: int) -> None:

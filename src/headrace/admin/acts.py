@@ -102,7 +102,7 @@ async def explain(gateway: Operated, target: str, said: Said) -> Any:
         raise Conflict("this gateway was not made of a file", code="no_file")
     body = said.get("body")
     method = said.get("method") or ("POST" if said.get("model") or body else "GET")
-    plan = await asyncio.to_thread(plan_of, document)
+    plan = await asyncio.to_thread(plan_of, document, reads=gateway.plan.store)
     try:
         return await request_of(
             plan,
@@ -111,6 +111,8 @@ async def explain(gateway: Operated, target: str, said: Said) -> Any:
             model=said.get("model") and str(said["model"]),
             body=None if body is None else orjson.dumps(body),
             caller=said.get("caller") and str(said["caller"]),
+            tenant=said.get("tenant") and str(said["tenant"]),
+            looks=True,
         )
     except HeadraceError as error:
         raise BadRequest(str(error)) from None

@@ -37,14 +37,14 @@ def command(words: tuple[str, ...], from_env: bool, force: bool) -> None:
     file = rest[0] if rest else default_file()
     if file != "-" and Path(file).exists() and not force:
         raise click.ClickException(f"{file} is there already; --force writes over it")
-    text = _from_environment(file) if from_env else _preset(preset)
+    text = _from_environment() if from_env else _preset(preset)
     if file == "-":
         click.echo(text, nl=False)
-    else:
-        _write(Path(file), text, force=force)
-        _tell(file, text)
+        return
+    _write(Path(file), text, force=force)
+    _tell(file, text)
     if from_env:
-        _check(file, text)
+        _check(Path(file), text)
 
 
 def _listed() -> str:
@@ -71,7 +71,7 @@ def _preset(name: str) -> str:
     return presets[name].read_text()
 
 
-def _from_environment(file: str) -> str:
+def _from_environment() -> str:
     from headrace.cli.init_environment import written
 
     text, said = written(os.environ)
@@ -79,8 +79,8 @@ def _from_environment(file: str) -> str:
         click.echo(line, err=True)
     if text is None:
         raise click.ClickException(
-            f"no variable that tells of a model is set, so {file} is not written; set one such as "
-            "OPENAI_API_KEY or OLLAMA_BASE_URL, or take a preset: `headrace init` lists them"
+            "no model is found by the variables that are set, so nothing is written; set one such "
+            "as OPENAI_API_KEY or OLLAMA_BASE_URL, or take a preset: `headrace init` lists them"
         )
     return text
 
@@ -118,10 +118,9 @@ def _tell(file: str, text: str) -> None:
         click.echo(f"  headrace {name}{named}", err=True)
 
 
-def _check(file: str, text: str) -> None:
+def _check(file: Path, text: str) -> None:
     """Raise `ConfigError` with every problem that the values of variables make."""
     from headrace.config.build import build
     from headrace.config.document import parse
 
-    name = "standard output" if file == "-" else file
-    build(parse(text, name, os.environ, base=Path(file).parent))
+    build(parse(text, str(file), os.environ, base=file.parent))

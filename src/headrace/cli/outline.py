@@ -42,11 +42,26 @@ def followed(told: Mapping[str, Any]) -> str:
     of = f", for {told['caller']}," if told["caller"] else ""
     lines = [f"{head}{of} takes the route {told['route']}"]
     lines += _indented(f"passes {said(part)}" for part in told["passes"])
-    lines += _indented(_route(told))
+    lines += _indented(_route(told, told["attempts"]))
+    if told["targets"]:
+        lines.append(f"  makes at most {_attempts(told['attempts'])}, repeated ones included")
     lines += _indented([told["refused"]] if "refused" in told else [])
+    lines += _indented(_cached(told["cache"]) if "cache" in told else [])
     for number, request in enumerate(told["requests"], 1):
         lines += ["", f"{number}. {request['target']}", *_indented(_request(request))]
     return "\n".join(lines)
+
+
+def _cached(found: Mapping[str, Any]) -> Iterator[str]:
+    """What a cache would make of it."""
+    why = f": {found['why']}" if "why" in found else ""
+    match found["status"]:
+        case "hit" | "stale" as status:
+            yield f"is answered from the cache ({status}, {found['age']} s old); nobody is asked"
+        case "bypass":
+            yield f"is not looked for in the cache{why}"
+        case _:
+            yield f"is not in the cache{why}"
 
 
 def _every_call(told: Mapping[str, Any]) -> Iterator[str]:
@@ -58,8 +73,7 @@ def _every_call(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"passes the middleware {said(middleware)}"
     for plugin in told["chain"]:
         yield f"passes {said(plugin)}"
-    attempts = told["attempts"]
-    yield f"takes its route, with at most {attempts} attempt{'s' if attempts != 1 else ''}"
+    yield f"takes its route, with at most {_attempts(told['attempts'])}"
     observers = ", ".join(map(said, told["observers"]))
     yield f"is told to {observers or 'nobody'}"
     yield f"shares what must be shared in {said(told['store'])}"
@@ -143,7 +157,11 @@ def _upstream(told: Mapping[str, Any]) -> Iterator[str]:
         yield "is not asked for token counts"
 
 
-def _route(told: Mapping[str, Any], attempts: int | None = None) -> Iterator[str]:
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'s' if count != 1 else ''}"
+
+
+def _route(told: Mapping[str, Any], attempts: int) -> Iterator[str]:
     """The plugins of a route, each above what it is wrapped around, down to the targets."""
     if told["targets"]:
         yield from _tree(told["chain"], told["targets"], told["tried_by"])
@@ -154,7 +172,7 @@ def _route(told: Mapping[str, Any], attempts: int | None = None) -> Iterator[str
     for target in told["skipped"]:
         yield f"skips {target}: disabled"
     count = len(list(_leaves(told["targets"])))
-    if attempts and count > attempts:
+    if count > attempts:
         yield f"asks at most {attempts} of these {count}, as many as a call may make attempts"
 
 

@@ -95,6 +95,7 @@ def command(
         together = Workers(
             [sys.executable, "-m", "headrace", "serve", "--log-level", level],
             errand,
+            listeners,
             plan,
             read=partial(_read, file, check) if file else None,
             notify=notify,

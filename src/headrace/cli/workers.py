@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from headrace.cli.errand import Errand
+from headrace.cli.listening import Listeners
 from headrace.cli.notify import READY, Notify
 from headrace.config.plan import Plan
 
@@ -61,6 +62,7 @@ class Workers:
         self,
         command: Sequence[str],
         errand: Errand,
+        listeners: Listeners,
         plan: Plan,
         *,
         read: Callable[[], Plan] | None,
@@ -69,6 +71,7 @@ class Workers:
     ) -> None:
         self._command = command
         self._errand = errand
+        self._listeners = listeners
         self._plan = plan
         self._read = read
         self._notify = notify
@@ -172,6 +175,9 @@ class Workers:
     def _stop(self) -> None:
         self._stopping = True
         self._unready = False
+        # A port is closed once nobody has it open any more, and not by the workers alone.
+        for listener in self._listeners.all:
+            listener.close()
         self._notify.stopping()
         for worker in self._workers:
             worker.process.send_signal(signal.SIGTERM)

@@ -202,7 +202,7 @@ class _Builder:
             labels=written.labels,
             timeouts=timeouts,
             ask_usage=written.ask_usage,
-            fingerprint=fingerprint([forwarder, *plugins], written.models),
+            fingerprint=fingerprint([forwarder, *plugins]),
             budget=self.parts.handover.same(path, Budget(written.retry_budget)),
             secrets=hidden,
             address=str(getattr(forwarder, "base_url", "")),

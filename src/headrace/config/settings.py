@@ -168,7 +168,8 @@ class UpstreamOptions:
     timeouts: TimeoutOptions = field(default_factory=TimeoutOptions)
     """Where they differ from the server's."""
     retry_budget: Annotated[float, Field(ge=0)] = 0.2
-    """Attempts after failed ones that may fail, too: this share of its first ones, and three."""
+    """Attempts after failed ones that may fail, too: this share of the calls that begin there, and
+    three."""
     health: Health | None = None
     """How it is asked, beside all calls, whether it is well; else it is not asked that."""
     ask_usage: bool = True

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
 from headrace import Forbidden, Page, Pages, Record, Secret, Unauthorized, Vitals
+from headrace_plugins.observers.metrics.labels import OTHER
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -33,7 +34,7 @@ _FORWARDED = re.compile("forwarded|x-forwarded.*|x-real-ip|.*client-ip|.*connect
 class Metrics:
     """Count every call, and tell Prometheus at `/metrics`.
 
-    Everything comes from closed records. Labels are names of the configuration; what a client
+    Counts come from closed records. Labels are names of the configuration; what a client
     chose, such as a model or a path, is none. Without `token` and `open`, only who asks from this
     machine is told, and not through a proxy.
     """
@@ -44,6 +45,10 @@ class Metrics:
     """What who asks must send, as `Authorization: Bearer`."""
     open: bool = False
     """Whether everybody who reaches the port may read it."""
+    tenants: list[str] = field(default_factory=list)
+    """Tenants of callers that are told apart, each in counters of its own; all others are `other`.
+
+    Where none is named, tenants are not counted."""
     vitals: Vitals = field(default_factory=Vitals.of_server)
 
     def __post_init__(self) -> None:
@@ -80,6 +85,9 @@ class Metrics:
     def __call__(self, record: Record) -> None:
         """Count a closed record."""
         self._meters.count(record)
+        tenant = record.caller.tenant if record.caller else None
+        if tenant is not None and self.tenants:
+            self._meters.count_tenant(record, tenant if tenant in self.tenants else OTHER)
 
     @property
     def pages(self) -> Pages:

@@ -113,6 +113,17 @@ class Meters:
         for limit in record.limits:
             self._limit(limit, caller)
 
+    def count_tenant(self, record: Record, tenant: str) -> None:
+        """Add a closed record of a caller that belongs to a tenant."""
+        if not record.aside:
+            self._add("headrace_tenant_requests_total", tenant, record.outcome or NONE)
+        for attempt in record.attempts:
+            if attempt.outcome:
+                for kind, tokens in _tokens(attempt):
+                    self._add("headrace_tenant_tokens_total", tenant, kind, amount=tokens)
+                if (cost := attempt.cost) is not None:
+                    self._add("headrace_tenant_cost_dollars_total", tenant, amount=cost)
+
     def _request(self, record: Record, route: str, caller: str) -> None:
         operation, answered = record.operation or NONE, record.answered
         upstream = answered.target.upstream if answered else NONE
@@ -140,10 +151,8 @@ class Meters:
             self._observe("ai_provider_latency_seconds", took, upstream)
         if usage := attempt.usage:
             labels = (upstream, route, caller, of_bool(usage.estimated))
-            for kind in _KINDS:
-                tokens = getattr(usage, kind)
-                if tokens is not None and tokens >= 0:  # an upstream may say anything
-                    self._add("headrace_tokens_total", kind, *labels, amount=tokens)
+            for kind, tokens in _tokens(attempt):
+                self._add("headrace_tokens_total", kind, *labels, amount=tokens)
             if (cost := attempt.cost) is not None:
                 self._add("headrace_cost_dollars_total", *labels, amount=cost)
 
@@ -188,6 +197,14 @@ def after_failures(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, Attem
         ]
         if failed:
             yield failed[-1], attempt
+
+
+def _tokens(attempt: Attempt) -> Iterator[tuple[str, int]]:
+    """Those that are known, by their kind."""
+    for kind in _KINDS:
+        tokens = getattr(attempt.usage, kind, None)
+        if tokens is not None and tokens >= 0:  # an upstream may say anything
+            yield kind, tokens
 
 
 def _pace(answered: Attempt) -> float | None:

@@ -63,6 +63,19 @@ TABLE: Mapping[str, Metric] = {
         "Calls that met a cache, by what it made of them.",
         ("route", "status"),
     ),
+    # Tenants, where the configuration names some
+    "headrace_tenant_requests_total": Metric(
+        "Requests of a tenant, by how they ended.",
+        ("tenant", "outcome"),
+    ),
+    "headrace_tenant_tokens_total": Metric(
+        "Tokens of all attempts for a tenant.",
+        ("tenant", "kind"),
+    ),
+    "headrace_tenant_cost_dollars_total": Metric(
+        "What all attempts for a tenant have cost, where prices and tokens are known.",
+        ("tenant",),
+    ),
     # Attempts at upstreams
     "headrace_attempts_total": Metric(
         "Attempts at an upstream, by how they ended.",
