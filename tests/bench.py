@@ -154,6 +154,7 @@ def main() -> None:
             lines: list[str] = []
             while not (lines and "curl" in lines[-1]):
                 lines.append(gateway.stderr.readline())
+                assert lines[-1], "".join(lines)  # it has ended
             own = int(re.findall(r"live at http://127\.0\.0\.1:(\d+)", "".join(lines))[0])
             print(next(line for line in lines if "runs on" in line).strip())
             print(f"{'':24}{'direct/s':>10}{'gateway/s':>11}{'ratio':>7}{'CPU us':>9}")

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from headrace.store.memory import Memory
     from headrace.transport import Request, Response, Transport
     from headrace.vitals import Vitals
+    from headrace.writing import Writer
 
 _HOMES = {
     "assembling": ["assembled", "taken_apart"],
@@ -132,6 +133,7 @@ _HOMES = {
     "store.memory": ["Memory"],
     "transport": ["Request", "Response", "Transport"],
     "vitals": ["Vitals"],
+    "writing": ["Writer"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -216,6 +218,7 @@ __all__ = [
     "Usage",
     "Vitals",
     "WithUsage",
+    "Writer",
     "__version__",
     "assembled",
     "bearer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from headrace.admin import is_path
 from headrace.caller import Caller
 from headrace.caretaker import Caretaker
 from headrace.config.build import build
+from headrace.config.changes import Change, changes
 from headrace.config.document import Document, load
 from headrace.config.plan import Plan
 from headrace.config.workers import check_workers, workers_of
@@ -177,6 +178,7 @@ class Gateway:
             return False
         plan = await asyncio.to_thread(build, document, before=now)
         self._check(plan)
+        changed = await asyncio.to_thread(changes, now, plan)
         works = self._make(plan)
         plan.handover.succeed()
         if self._running:
@@ -187,8 +189,10 @@ class Gateway:
         self._live.append(works)
         self._is_in_force(plan)
         self.vitals.reloads["ok"] += 1
-        self._tell_loaded()
+        self._tell_loaded(changed)
         logger.info("another configuration is in force (%s)", plan.hash)
+        for change in changed:
+            logger.info("  %s", change)
         await self._retire(before)
         return True
 
@@ -206,10 +210,10 @@ class Gateway:
         if vitals.config is None or vitals.config.hash != plan.hash:
             vitals.config = Loaded(hash=plan.hash, files=plan.files)
 
-    def _tell_loaded(self) -> None:
+    def _tell_loaded(self, changed: Iterable[Change] = ()) -> None:
         plan = self.plan
-        told = Happening(what="config.loaded", target=plan.hash, details={"files": [*plan.files]})
-        plan.vitals.tell(told)
+        details = {"files": [*plan.files], "changes": [*map(str, changed)]}
+        plan.vitals.tell(Happening(what="config.loaded", target=plan.hash, details=details))
 
     def _is_refused(self, error: Exception) -> None:
         vitals = self.vitals

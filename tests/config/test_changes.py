@@ -8,7 +8,7 @@ import pytest
 
 from headrace import sha256
 from headrace.config.build import build
-from headrace.config.changes import RESTART, changes
+from headrace.config.changes import RESTART, Change, changes
 from headrace.config.document import parse
 from headrace.config.fields import options_of
 from headrace.config.plan import Plan
@@ -280,4 +280,9 @@ def test_what_needs_a_restart_can_be_asked() -> None:
     (other,) = changes(planned("server: {drain: 1s}"), planned("server: {drain: 2s}"))
 
     assert (found.restart, other.restart) == (True, False)
-    assert {"host", "port", "workers", "write_stall"} <= {*RESTART} & {*options_of(Server)}
+    assert {*RESTART} <= {*options_of(Server)}
+
+
+@pytest.mark.parametrize(("path", "restart"), [(("tls",), True), (("tls", "certificate"), False)])
+def test_another_certificate_needs_no_restart(path: tuple[str, ...], restart: bool) -> None:
+    assert Change(section="server", path=path, old=None, new="x").restart is restart

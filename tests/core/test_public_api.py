@@ -95,6 +95,7 @@ PUBLIC = [
     "Usage",
     "Vitals",
     "WithUsage",
+    "Writer",
     "__version__",
     "assembled",
     "bearer",

@@ -201,10 +201,15 @@ async def storm(pair: Pair, ill: Behaviour) -> float:
     return attempts / COUNT
 
 
+def highest(found: Mapping[str, float]) -> str:
+    """The highest figure of all kinds."""
+    return f"{max(found.values()):.3f}"
+
+
 async def test_a_storm_is_not_multiplied(door: Door, course: Course, record_property: Note) -> None:
     found = await each(lambda pair: storm(pair, ILL), pairs(door, course, "storm"))
 
-    record_property(f"{door.name}: attempts per call in a storm", found)
+    record_property(f"{door.name}: attempts per call in a storm", highest(found))
 
 
 async def test_nor_is_one_of_failures_that_take_their_time(
@@ -214,13 +219,13 @@ async def test_nor_is_one_of_failures_that_take_their_time(
 
     found = await each(lambda pair: storm(pair, slow), pairs(door, course, "slow"))
 
-    record_property(f"{door.name}: attempts per call in a slow storm", found)
+    record_property(f"{door.name}: attempts per call in a slow storm", highest(found))
 
 
 async def test_nor_is_one_of_silence(door: Door, course: Course, record_property: Note) -> None:
     found = await each(lambda pair: storm(pair, (Act.STALL,)), pairs(door, course, "silent"))
 
-    record_property(f"{door.name}: attempts per call in a silent storm", found)
+    record_property(f"{door.name}: attempts per call in a silent storm", highest(found))
 
 
 async def test_when_both_are_broken_clients_are_told_from_memory(

@@ -198,3 +198,18 @@ async def test_openai_may_be_somewhere_else() -> None:
     [found] = await OpenAI.find(environ)
 
     assert found.options["base_url"] == "${OPENAI_BASE_URL}"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "provider"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://api.groq.com/openai/v1", "groq"),
+        ("https://api.x.ai/v1", "x_ai"),
+        ("https://vortex.ai/v1", "openai"),
+        ("https://here.openai.azure.com/openai/v1", "azure.ai.openai"),
+        ("http://127.0.0.1:8000/v1", "openai"),
+    ],
+)
+def test_the_service_that_is_asked_is_known_by_its_host(base_url: str, provider: str) -> None:
+    assert OpenAI(base_url=base_url).provider == provider

@@ -10,7 +10,6 @@ import resource
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,11 +18,10 @@ from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Happening, Record, Size
+from headrace import ConfigError, Happening, Record, Size, writing
 from headrace.testing import Client, Upstream, gateway
-from headrace_plugins.observers.audit import Audit, writer
+from headrace_plugins.observers.audit import Audit
 from headrace_plugins.observers.audit.file import AppendedFile
-from headrace_plugins.observers.audit.writer import Writer
 
 
 @pytest.fixture
@@ -33,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_AGAIN", 0.01)
+    monkeypatch.setattr(writing, "_AGAIN", 0.01)
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -288,56 +286,6 @@ async def test_what_is_no_file_fails_no_call(
 
     assert audit.vitals.lost == {"audit": 3}
     assert len(caplog.records) == 1
-
-
-class Hanging:
-    """A file on a disk that does not answer."""
-
-    def __init__(self) -> None:
-        self.free = threading.Event()
-        self.wrote = b""
-
-    def append(self, lines: bytes) -> None:
-        self.free.wait(30)
-        self.wrote += lines
-
-    def close(self) -> None:
-        pass
-
-
-def test_only_so_many_lines_wait(caplog: pytest.LogCaptureFixture) -> None:
-    disk = Hanging()
-    waiting = Writer(disk)
-
-    taken = [waiting.put(b"x\n") for _ in range(10_100)]
-    disk.free.set()
-
-    assert taken.count(False) == 100
-    assert waiting.close() == 0
-    assert disk.wrote == b"x\n" * 10_000
-    assert "100 lines were lost" in caplog.text
-
-
-def test_large_ones_are_fewer() -> None:
-    disk = Hanging()
-    waiting = Writer(disk)
-
-    taken = [waiting.put(b"x" * 1_000_000) for _ in range(40)]
-    disk.free.set()
-
-    assert taken.count(True) == 33
-    assert waiting.close() == 0
-
-
-def test_a_disk_that_hangs_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "_LEAVING", 0.05)
-    disk = Hanging()
-    waiting = Writer(disk)
-    for _ in range(7):
-        waiting.put(b"x\n")
-
-    assert waiting.close() == 7
-    disk.free.set()
 
 
 async def test_what_comes_when_it_is_closed_is_lost_and_counted(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from headrace import (
     PASSTHROUGH,
@@ -38,6 +39,21 @@ _SERVICES = {
     "HF_TOKEN": ("huggingface", "https://router.huggingface.co/v1"),
 }
 
+# What OpenTelemetry's conventions for generative AI call a service (gen_ai.provider.name); of those
+# that have no name there, their own.
+_PROVIDERS = {
+    "anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "gcp.gemini",
+    "groq.com": "groq",
+    "mistral.ai": "mistral_ai",
+    "deepseek.com": "deepseek",
+    "openrouter.ai": "openrouter",
+    "together.xyz": "together",
+    "x.ai": "x_ai",
+    "huggingface.co": "huggingface",
+    "azure.com": "azure.ai.openai",
+}
+
 
 @dataclass(kw_only=True)
 class OpenAI:
@@ -59,6 +75,13 @@ class OpenAI:
         self._ring = Keyring(self.api_key)
         for key in self._ring.keys or (None,):
             check_headers(bearing(key, self.headers))
+
+    @property
+    def provider(self) -> str:
+        """The service that it asks; of any other server, whose API that speaks."""
+        host = f".{urlsplit(self.base_url).hostname}"
+        known = (name for end, name in _PROVIDERS.items() if host.endswith(f".{end}"))
+        return next(known, "openai")
 
     async def __call__(self, call: Call) -> Reply:
         """Send the call to the path of its operation, or to the client's own path."""

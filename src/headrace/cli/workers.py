@@ -202,6 +202,7 @@ class Workers:
         if self._read:
             with suppress(Exception):  # those that serve say what
                 self._plan = self._read()
+                logger.debug("workers to come serve what is written by now (%s)", self._plan.hash)
 
     def _listen(self) -> None:
         """Take in what they say."""
@@ -209,6 +210,7 @@ class Workers:
             for said in _said(worker.says):
                 if said == READY:
                     worker.busy, worker.served = False, True
+                    logger.debug("worker %d is ready", worker.process.pid)
                 elif said == CHANGED:
                     self._read_again()
                 elif said == OTHERS:

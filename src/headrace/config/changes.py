@@ -47,8 +47,8 @@ class Change:
 
     @property
     def restart(self) -> bool:
-        """Whether it counts only from the next start."""
-        return self.section == "server" and self.path[0] in RESTART
+        """Whether it counts only from the next start; what is inside an option does not wait."""
+        return self.section == "server" and len(self.path) == 1 and self.path[0] in RESTART
 
     def __str__(self) -> str:
         restart = "; this needs a restart" if self.restart else ""

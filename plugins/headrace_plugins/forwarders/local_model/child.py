@@ -47,8 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)  # what a library prints is log
     try:
         server = _server(options)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         print(f"{error}: a local model needs pip install 'headrace[local]'", file=sys.stderr)
+        return 1
+    except ImportError as error:  # it is installed, and this machine lacks one of its libraries
+        print(f"{error}: install it (libgomp.so.1 is in Debian's libgomp1)", file=sys.stderr)
         return 1
     except RuntimeError as error:  # what was wrong, llama.cpp has said on stderr
         print(error, file=sys.stderr)

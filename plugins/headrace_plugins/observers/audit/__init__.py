@@ -6,12 +6,9 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from headrace import Duration, Happening, Record, Size, Vitals, json_line
-
-if TYPE_CHECKING:
-    from headrace_plugins.observers.audit.writer import Writer
+from headrace import Duration, Happening, Record, Size, Vitals, Writer, json_line
 
 _LONGEST = 500
 """Characters of what a client chose."""
@@ -53,10 +50,9 @@ class Audit:
     async def __aenter__(self) -> Self:
         """Begin to write what comes."""
         from headrace_plugins.observers.audit.file import AppendedFile  # not on Windows
-        from headrace_plugins.observers.audit.writer import Writer
 
         file = AppendedFile(self.file, size=self.size, age=self.age, keep=self.keep)
-        self._writer = Writer(file)
+        self._writer = Writer(file, what="the audit")
         return self
 
     async def __aexit__(self, *error: object) -> None:

@@ -87,7 +87,7 @@ TABLE: Mapping[str, Metric] = {
         _WHOLE,
     ),
     "headrace_retries_total": Metric(
-        "Attempts at a target that has just failed.",
+        "Attempts at a target that has failed before.",
         ("upstream",),
     ),
     "headrace_passed_over_total": Metric(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections import deque
 from itertools import accumulate, islice, takewhile
 from typing import Protocol
 
-logger = logging.getLogger("headrace.audit")
+logger = logging.getLogger("headrace")
 
 _MOST = 10_000
 """Lines that wait."""
 _LARGEST = 32 * 1024 * 1024
 """Bytes of them."""
-_AT_ONCE = 64_000
-"""Bytes that are written at once, so that they fit into a file of any size."""
 _AGAIN = 1.0
 """Seconds until it is tried again to write what could not be written."""
 _LEAVING = 2.0
@@ -33,10 +32,16 @@ class File(Protocol):
 
 
 class Writer:
-    """Appends lines to a file, in the order in which they come; nobody waits for it."""
+    """Appends lines to a file, in the order in which they come; nobody waits for it.
 
-    def __init__(self, file: File) -> None:
+    In messages, `what` stands for it: the audit, say. Lines of `at_once` bytes are written together,
+    so that they fit into a file of any size; with 0, it is each line for itself.
+    """
+
+    def __init__(self, file: File, *, what: str, at_once: int = 64_000) -> None:
         self._file = file
+        self._what = what
+        self._at_once = at_once
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._dropped = 0
@@ -44,9 +49,7 @@ class Writer:
         self._ill = False
         self._closing = False
         self._news = threading.Condition()
-        # One that cannot end, because a disk hangs, does not keep the process.
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def put(self, line: bytes) -> bool:
         """Have a line written, and whether there was room for it."""
@@ -57,18 +60,24 @@ class Writer:
             self._waiting.append(line)
             self._bytes += len(line)
             self._news.notify()
-            return True
+        if self._thread is None:
+            # One that cannot end, because a disk hangs, does not keep the process.
+            self._thread = threading.Thread(target=self._run, name=self._what, daemon=True)
+            self._thread.start()
+        return True
 
     def close(self) -> int:
         """Write what waits, in a while at most; how many lines are lost."""
         with self._news:
             self._closing = True
             self._news.notify()
-        self._thread.join(_LEAVING)
+        if self._thread:
+            self._thread.join(_LEAVING)
         with self._news:
             return len(self._waiting)
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for others
         try:
             while lines := self._next():
                 try:
@@ -86,7 +95,7 @@ class Writer:
         with self._news:
             self._news.wait_for(lambda: self._waiting or self._closing)
             sizes = accumulate(map(len, self._waiting))
-            several = takewhile(lambda size: size <= _AT_ONCE, sizes)
+            several = takewhile(lambda size: size <= self._at_once, sizes)
             return list(islice(self._waiting, max(1, sum(1 for _ in several))))
 
     def _wrote(self, lines: list[bytes]) -> None:
@@ -95,7 +104,7 @@ class Writer:
                 self._bytes -= len(self._waiting.popleft())
             dropped, self._dropped = self._dropped, 0
         if self._ill or dropped:
-            logger.warning("the audit is written again; %d lines were lost", dropped)
+            logger.warning("%s is written again; %d lines were lost", self._what, dropped)
             self._ill = False
 
     def _rest(self, error: OSError) -> bool:
