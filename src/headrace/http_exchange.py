@@ -224,16 +224,42 @@ def retry_after(headers: Headers) -> float | None:
     """How many seconds an upstream asks us to wait; None where it gives no usable hint.
 
     `retry-after-ms` as OpenAI and Azure send it, else `Retry-After` in seconds or as a date (RFC
-    9110, 10.2.3). What lies in the past, beyond an hour, or is no number is no hint.
+    9110, 10.2.3); else when a limit that is used up is reset, as OpenAI tells it (its guide "Rate
+    limits", "Rate limits in headers"). What lies in the past, beyond an hour, or is no number is no
+    hint.
     """
     seconds = _number(headers.get("retry-after-ms"), 1000)
     if seconds is None:
         seconds = _number(headers.get("retry-after"), 1)
     if seconds is None:
         seconds = _until(headers.get("retry-after"))
+    if seconds is None:
+        seconds = _reset(headers)
     if seconds is None or not 0 < seconds <= _LONGEST_RETRY_AFTER:
         return None
     return seconds
+
+
+def _reset(headers: Headers) -> float | None:
+    """Seconds until every limit is reset of which nothing is left."""
+    resets = [
+        found
+        for counted in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{counted}") == "0"
+        and (found := _RESET.fullmatch(headers.get(f"x-ratelimit-reset-{counted}", "")))
+    ]
+    return max((_seconds(found) for found in resets), default=None)
+
+
+_RESET = re.compile(
+    r"(?:(\d{1,4})h)?(?:(\d{1,4})m(?!s))?(?:(\d{1,4}(?:\.\d{1,9})?)s)?(?:(\d{1,7})ms)?", re.ASCII
+)
+"""A time as Go prints it: `6m0s`, `1.5s`, `20ms`."""
+
+
+def _seconds(found: re.Match[str]) -> float:
+    hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000
 
 
 def _number(text: str | None, per_second: int) -> float | None:

@@ -34,8 +34,8 @@ class File(Protocol):
 class Writer:
     """Appends lines to a file, in the order in which they come; nobody waits for it.
 
-    In messages, `what` stands for it: the audit, say. Lines of `at_once` bytes are written together,
-    so that they fit into a file of any size; with 0, it is each line for itself.
+    In messages, `what` stands for it, such as "the audit". Lines of so many bytes are written
+    `at_once`; with 0, each for itself.
     """
 
     def __init__(self, file: File, *, what: str, at_once: int = 64_000) -> None:
@@ -77,7 +77,8 @@ class Writer:
             return len(self._waiting)
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for others
+        if hasattr(signal, "pthread_sigmask"):  # signals are for the main thread
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             while lines := self._next():
                 try:
@@ -110,9 +111,8 @@ class Writer:
     def _rest(self, error: OSError) -> bool:
         """Wait a while after a failure; false at the end."""
         if not self._ill:
-            logger.error(
-                "the audit cannot be written, so its lines wait, and then are lost: %s", error
-            )
+            says = "%s cannot be written, so its lines wait, and then are lost: %s"
+            logger.error(says, self._what, error)
             self._ill = True
         with self._news:
             last = self._closing

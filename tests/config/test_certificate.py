@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,9 +46,7 @@ def issue(authority: trustme.CA, name: str, *, days: float = 30, rsa: bool = Fal
     Path(f"{name}.key").write_bytes(issued.private_key_pem.bytes())
 
 
-def document(
-    certificate: str = "a.crt", key: str = "a.key", environ: Mapping[str, str] = {}
-) -> Document:
+def document(certificate: str = "a.crt", key: str = "a.key", **environ: str) -> Document:
     text = TEXT.replace("CERTIFICATE", certificate).replace("KEY", key)
     return parse(text, "gateway.yaml", environ)
 
@@ -63,7 +60,7 @@ def built(document: Document) -> Certificate:
 def problems(*arguments: str, **environ: str) -> list[str]:
     """The first line of each problem."""
     with pytest.raises(ConfigError) as refused:
-        build(document(*arguments, environ=environ))
+        build(document(*arguments, **environ))
     return [str(problem).partition("\n")[0] for problem in refused.value.problems]
 
 
@@ -81,7 +78,7 @@ def test_one_file_may_have_both(authority: trustme.CA) -> None:
     issue(authority, "a")
     Path("both.pem").write_text(Path("a.key").read_text() + Path("a.crt").read_text())
 
-    assert built(document("both.pem", "both.pem"))
+    assert built(document("both.pem", "both.pem")).file == "both.pem"
 
 
 def test_one_that_has_expired_is_a_problem_with_its_file_and_its_date(

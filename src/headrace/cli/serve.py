@@ -19,6 +19,7 @@ from headrace.cli import hangup
 from headrace.cli.address import check_guarded, internal_of, is_loopback
 from headrace.cli.group import colored
 from headrace.cli.notify import Notify
+from headrace.cli.output import Output
 from headrace.config.build import build
 from headrace.config.document import Document, load, parse
 from headrace.config.found import look, written
@@ -58,9 +59,9 @@ def command(
     """
     hangup.hold()
     level = log_level or os.environ.get("LOG_LEVEL") or "info"
-    _log(level)
+    output = _log(level)
     if worker is not None:
-        sys.exit(_work(worker))
+        sys.exit(_work(worker, output))
     notify = Notify.of(os.environ)
     file = file or _default_file()
     document = load(file, os.environ) if file else _found()
@@ -79,6 +80,7 @@ def command(
     with listening(public, *internal_of(plan)) as listeners:
         if count == 1:
             gateway = Gateway(plan, open=True, source=_source(file), check=check)
+            output.lose = partial(gateway.vitals.lose, "access_log")
             say = partial(banner, workers=1)
             sys.exit(run(gateway, listeners, banner=say, notify=notify, look=Reminders(plan)))
         from headrace.cli.errand import Errand
@@ -104,7 +106,7 @@ def command(
         sys.exit(together.run())
 
 
-def _work(number: int) -> int:
+def _work(number: int, output: Output) -> int:
     """Be one of several workers, and go on the errand of this number."""
     from headrace.cli.errand import Errand
     from headrace.cli.server import run
@@ -121,6 +123,7 @@ def _work(number: int) -> int:
         check=partial(_check, host=errand.host, count=errand.count),
     )
     gateway.workers, gateway.tell_others = errand.count, telling.tell_others
+    output.lose = partial(gateway.vitals.lose, "access_log")
     return run(
         gateway,
         errand.listeners(),
@@ -212,7 +215,7 @@ def _port(plan: Plan) -> int:
     return int(written)
 
 
-def _log(level: str) -> None:
+def _log(level: str) -> Output:
     """Lines for people to standard error; the access log, which is for programs, to output."""
     if level.lower() not in _LEVELS:
         message = f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, found {level!r}"
@@ -223,7 +226,8 @@ def _log(level: str) -> None:
     logging.getLogger("headrace").setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     access = logging.getLogger("headrace.access")
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    access.handlers = [lines]
+    output = Output()
+    output.setFormatter(logging.Formatter("%(message)s"))
+    access.handlers = [output]
     access.propagate = False
+    return output

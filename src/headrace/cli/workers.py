@@ -48,6 +48,8 @@ class _Worker:
     busy: bool = True
     """Whether it has not done yet what it was asked for: to start, or to reload."""
     served: bool = False
+    heard: float = 0.0
+    """When it said something."""
 
 
 class Workers:
@@ -80,6 +82,7 @@ class Workers:
         self._failures = 0
         self._not_before = 0.0
         self._alive_at = 0.0
+        self._looked = time.monotonic()
         self._unready = True
         """Whether it is still to be told that all are ready."""
         self._stopping = False
@@ -102,6 +105,7 @@ class Workers:
             elif got and got.si_signo == signal.SIGHUP:
                 self._reload()
             self._listen()
+            self._end_stuck()
             status = max(status, self._bury())
             self._fill()
             self._tell()
@@ -166,6 +170,17 @@ class Workers:
                 self._stop()
         return worst
 
+    def _end_stuck(self) -> None:
+        """End those that are silent for the time of the watchdog, if there is one."""
+        every, now = self._notify.alive_every, time.monotonic()
+        paused, self._looked = now - self._looked > 2.0, now
+        for worker in self._workers if every else ():
+            if paused:  # all of us, most likely: what they would have said is still to come
+                worker.heard = now
+            elif worker.served and now - worker.heard > 2 * (every or 0):
+                logger.error("worker %d is stuck", worker.process.pid)
+                worker.process.kill()
+
     def _forget(self, pid: int) -> None:
         """What a worker that has ended was doing at the moment is over; what it counted stays."""
         if self._counts:
@@ -208,6 +223,7 @@ class Workers:
         """Take in what they say."""
         for worker in self._workers:
             for said in _said(worker.says):
+                worker.heard = time.monotonic()
                 if said == READY:
                     worker.busy, worker.served = False, True
                     logger.debug("worker %d is ready", worker.process.pid)
@@ -222,9 +238,8 @@ class Workers:
         if self._unready and ready:
             self._unready = False
             self._notify.ready()
-        now = time.monotonic()
-        if self._notify.alive_every and now >= self._alive_at:
-            self._alive_at = now + self._notify.alive_every
+        if self._notify.alive_every and time.monotonic() >= self._alive_at:
+            self._alive_at = time.monotonic() + self._notify.alive_every
             self._notify.alive()
         self._look(self._plan)
 

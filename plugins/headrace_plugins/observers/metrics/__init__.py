@@ -122,10 +122,11 @@ class Metrics:
 
     @cached_property
     def _meters(self) -> Meters:
+        folder = _folder()
         # Imported late: prometheus-client takes a while, and looks at the environment once.
         from headrace_plugins.observers.metrics.meters import Meters
 
-        return Meters(folder=os.environ.get(_FOLDER))
+        return Meters(folder)
 
     async def _go_on_saying(self, folder: Folder) -> None:
         while True:
@@ -141,6 +142,20 @@ class Metrics:
 
         self._meters.note(self.vitals)
         await asyncio.to_thread(folder.say, Now.of(self.vitals).written())
+
+
+def _folder() -> Folder | None:
+    """Where several processes put together what they count; None where each is alone."""
+    if _FOLDER not in os.environ:
+        return None
+    from headrace_plugins.observers.metrics.folder import Folder  # not on Windows
+
+    try:
+        return Folder(os.environ[_FOLDER])
+    except OSError as error:
+        says = "this process counts for itself, because there is no room in %s: %s"
+        logger.warning(says, os.environ.pop(_FOLDER), error)
+        return None
 
 
 def _shown(token: Secret, asked: HTTPConnection) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.mmap_dict import MmapedDict
-
 _KINDS = ("counter", "histogram")
+_ADDED = "headrace_added"
 _ROOM = 1 << 20
 """Bytes that each file has from the start: where a disk has no room for them, that is told then.
 
@@ -30,8 +30,11 @@ class Folder:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        """Make room there for what this process counts. Raises OSError where there is none."""
+        self.path = Path(path)
         self._pid = os.getpid()
+        for kind in _KINDS:
+            _make_room(self.path / f"{kind}_{self._pid}.db")
 
     @contextmanager
     def joining(self) -> Iterator[None]:
@@ -42,8 +45,6 @@ class Folder:
                 for lock in self._locks():
                     if _has_ended(lock):
                         self._put_away(lock)
-            for kind in _KINDS:
-                _make_room(self._path / f"{kind}_{self._pid}.db")
             yield
 
     @contextmanager
@@ -54,7 +55,7 @@ class Folder:
 
     def say(self, text: bytes) -> None:
         """Let the other processes know of this one, until it ends or says something else."""
-        own = self._path / f"worker_{self._pid}.json"
+        own = self.path / f"worker_{self._pid}.json"
         new = own.with_suffix(".new")
         new.write_bytes(text)
         new.replace(own)
@@ -67,11 +68,11 @@ class Folder:
                     yield lock.with_suffix(".json").read_bytes()
 
     def _locks(self) -> list[Path]:
-        return sorted(self._path.glob("worker_*.lock"))
+        return sorted(self.path.glob("worker_*.lock"))
 
     def _live(self) -> None:
         """Take the lock of this process; it is given back by nobody but the system, in the end."""
-        own = os.open(self._path / f"worker_{self._pid}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        own = os.open(self.path / f"worker_{self._pid}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # this process has it already
@@ -81,9 +82,9 @@ class Folder:
         """Add what a process has counted that has ended to the sum of all such."""
         pid = lock.stem.removeprefix("worker_")
         for kind in _KINDS:
-            ended, sums = (self._path / f"{kind}_{name}.db" for name in (pid, "ended"))
+            ended, sums = (self.path / f"{kind}_{name}.db" for name in (pid, "ended"))
             if ended.exists():
-                _write_sum(sums, (sums, ended))
+                _add(sums, ended)
                 ended.unlink()
         lock.with_suffix(".json").unlink(missing_ok=True)
         lock.unlink()
@@ -91,7 +92,7 @@ class Folder:
     @contextmanager
     def _locked(self, how: int) -> Iterator[bool]:
         """Hold the lock of the folder; false where somebody did not give it back in time."""
-        handle = os.open(self._path / "folder.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        handle = os.open(self.path / "folder.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             yield _lock(handle, how, until=time.monotonic() + _PATIENCE)
         finally:
@@ -125,25 +126,49 @@ def _has_ended(lock: Path) -> bool:
 
 
 def _make_room(file: Path) -> None:
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    """Make a file of zeros, which holds nothing yet; one that is there stays."""
+    if file.exists():
+        return
+    new = file.with_suffix(".new")
+    handle = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         os.posix_fallocate(handle, 0, _ROOM)
+        new.rename(file)
+    except OSError:
+        new.unlink()
+        raise
     finally:
         os.close(handle)
 
 
-def _write_sum(file: Path, files: Iterable[Path]) -> None:
-    """Put the values of some files, added up, into one; at once or not at all."""
-    kept: Any = MmapedDict  # it carries no types
-    sums: Counter[str] = Counter()
-    for each in files:
-        if each.exists():
-            for key, value, *_ in kept.read_all_values_from_file(each):
-                sums[key] += value
-    new = file.with_suffix(".new")
+def _add(sums: Path, ended: Path) -> None:
+    """Add the values of a file to those of another, at once or not at all.
+
+    Beside the values, it is noted whose they are: of one that was added already, nothing is added.
+    """
+    values = Counter(_read(sums) if sums.exists() else {})
+    mark = json.dumps([_ADDED, _ADDED, {"file": f"{ended.name} {ended.stat().st_ino}"}, ""])
+    if mark in values:
+        return
+    values.update(_read(ended))
+    new = sums.with_suffix(".new")
     new.unlink(missing_ok=True)
-    written = kept(new)
-    for key, value in sums.items():
-        written.write_value(key, value, 0.0)
+    written = _kept()(new)
+    for key, value in values.items():
+        if _ADDED not in key:
+            written.write_value(key, value, 0.0)
+    written.write_value(mark, 0.0, 0.0)
     written.close()
-    new.replace(file)
+    new.replace(sums)
+
+
+def _read(file: Path) -> dict[str, float]:
+    return {key: value for key, value, *_ in _kept().read_all_values_from_file(file)}
+
+
+def _kept() -> Any:
+    """What reads and writes the files, which carries no types."""
+    # Imported late: whoever imports prometheus-client decides whether it counts into files.
+    from prometheus_client.mmap_dict import MmapedDict
+
+    return MmapedDict

@@ -30,19 +30,16 @@ class Meters:
     With a `folder`, processes put together there what they count, and each tells the sum.
     """
 
-    def __init__(self, *, folder: str | None = None) -> None:
+    def __init__(self, folder: Folder | None = None) -> None:
         self._codes = Codes()
         self._counters: dict[str, Callable[..., Counter]] = {}
         self._histograms: dict[str, Callable[..., Histogram]] = {}
         self._noted: collections.Counter[tuple[str, str]] = collections.Counter()
         self._registry: CollectorRegistry | None = None
-        self.folder: Folder | None = None
+        self.folder = folder
         """Where other processes put together with this one what they count."""
         if folder:
-            from headrace_plugins.observers.metrics.folder import Folder  # not on Windows
-
-            self.folder, self._path = Folder(folder), folder
-            with self.folder.joining():
+            with folder.joining():
                 self._make()
         else:
             self._registry = CollectorRegistry()
@@ -73,7 +70,7 @@ class Meters:
         yield from reduce(Now.beside, others, now).metrics()
 
     def _counted(self) -> list[Metric]:
-        source = self._registry or MultiProcessCollector(None, self._path)  # type: ignore[no-untyped-call]
+        source = self._registry or MultiProcessCollector(None, self.folder and self.folder.path)  # type: ignore[no-untyped-call]
         found = []
         for metric in source.collect():
             if metric.name in TABLE or f"{metric.name}_total" in TABLE:
