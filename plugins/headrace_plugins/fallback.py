@@ -22,8 +22,8 @@ class Fallback:
     """Failures after which the next target is asked, and no others; else all that are not the
     client's: 408, 409, 429, 5xx, the gateway's key, and whatever is no answer."""
     patience: Duration | None = None
-    """How long to wait for a target's first output, the whole of a plain answer, before the next one
-    is asked; the last one has the time that its upstream has anyway."""
+    """How long to wait for a target's first output, the whole of a plain answer, before the next
+    one is asked; the last one has the time that its upstream has anyway."""
     rests: Rests = field(default_factory=Rests.of_server)
 
     divides: ClassVar = True

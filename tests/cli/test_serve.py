@@ -89,6 +89,45 @@ def test_a_port_that_is_taken_is_a_problem(here: Path) -> None:
         )
 
 
+def test_an_address_for_operators_that_is_taken_is_a_problem_where_it_is_written(
+    here: Path,
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        here.write_text(f"server: {{internal: '127.0.0.1:{port}'}}\n{GOOD}")
+
+        assert refusal(PORT="0").startswith(
+            f"gateway.yaml:1:20: cannot listen on 127.0.0.1:{port}: something listens there already"
+        )
+
+
+@pytest.mark.parametrize("internal", ["127.0.0.1:8099", "127.0.0.2:8099", "0.0.0.0:8099"])
+def test_an_address_for_operators_with_the_same_port_is_a_problem(
+    here: Path, internal: str
+) -> None:
+    here.write_text(f"server: {{port: 8099, internal: '{internal}'}}\n{GOOD}")
+
+    told = refusal()
+
+    assert told.startswith(
+        f"gateway.yaml:1:32: server: internal: {internal} has the same port as 127.0.0.1:8099"
+    )
+    assert process("check").stderr == told
+
+
+@pytest.mark.parametrize(
+    "internal", ["9090", "127.0.0.1", "127.0.0.1:", "::1:9090", "a:b", "a:99999", "http://a:1", ""]
+)
+def test_what_is_no_address_for_operators_is_a_problem(here: Path, internal: str) -> None:
+    here.write_text(f"server: {{internal: '{internal}'}}\n{GOOD}")
+
+    assert refusal().startswith(
+        "gateway.yaml:1:20: server: internal is no address; write one such as 127.0.0.1:9090"
+    )
+
+
 def test_every_problem_of_the_file_is_told_before_the_port_opens(here: Path) -> None:
     here.write_text("server: {port: many}\nupstreams: {a: mook}\nroutes: [a]\n")
 

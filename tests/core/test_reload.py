@@ -260,9 +260,7 @@ async def test_observers_that_want_to_know_are_told(serve: Serve) -> None:
     assert "upstreams must be a mapping" in told[0].details["why"]
 
 
-async def test_it_is_told_what_has_changed(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_it_is_told_what_has_changed(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "headrace")
     async with serve() as served:
         await served.reload(SAYS, says="old", failures=6)

@@ -31,6 +31,7 @@ PARTS = [
 ]
 SETTINGS = (
     settings.Server,
+    settings.Tls,
     settings.CallerOptions,
     headrace.Quota,
     Price,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -95,3 +96,18 @@ async def test_a_reload_that_is_refused_is_over_all_the_same(tmp_path: Path) -> 
 
         await manager.until("READY=1", "RELOADING=1", "READY=1")
         await served.until(lambda: any("gateway.yaml:1:16: " in line for line in served.said))
+
+
+async def test_a_worker_that_is_stuck_is_replaced_where_there_is_a_watchdog(
+    tmp_path: Path,
+) -> None:
+    async with serviced(tmp_path, 2, WATCHDOG_USEC="2000000") as (served, manager):
+        await manager.until("READY=1")
+        children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
+        stuck, well = map(int, children.read_text().split())
+
+        os.kill(stuck, signal.SIGSTOP)
+        await served.until(lambda: any(f"worker {stuck} is stuck" in line for line in served.said))
+        await eventually(lambda: len(children.read_text().split()) == 2)
+
+        assert str(well) in children.read_text().split()

@@ -35,7 +35,8 @@ async def main(calls, wait, room):
         from headrace_plugins.observers.metrics.now import Now
 
         metrics.vitals.serving |= {*range(calls)}
-        await metrics._say(metrics._meters.folder) if metrics._meters.folder else None
+        if metrics._meters.folder:
+            await metrics._say(metrics._meters.folder)
         text = (await asyncio.to_thread(metrics._meters.told, Now.of(metrics.vitals))).decode()
         for line in text.splitlines():
             if line.startswith(("headrace_requests_total", "headrace_calls_in_flight",

@@ -29,6 +29,8 @@ class Errand:
     """The public one, and the one for operators if there is one."""
     tells: int = -1
     """Where it says how it is."""
+    alive_every: float | None
+    """Seconds between two signs of life, if somebody wants them."""
     parent: int
     """The process without which it ends."""
     first: bool = False

@@ -92,6 +92,7 @@ def command(
             host=address,
             count=count,
             sockets=tuple(listener.fileno() for listener in listeners.all),
+            alive_every=notify.alive_every,
             parent=os.getpid(),
         )
         together = Workers(
@@ -128,7 +129,7 @@ def _work(number: int, output: Output) -> int:
         gateway,
         errand.listeners(),
         banner=partial(banner, workers=errand.count) if errand.first else None,
-        notify=Notify(telling.say),
+        notify=Notify(telling.say, alive_every=errand.alive_every),
         look=telling.look,
         parent=errand.parent,
     )

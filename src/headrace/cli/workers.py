@@ -172,13 +172,15 @@ class Workers:
 
     def _end_stuck(self) -> None:
         """End those that are silent for the time of the watchdog, if there is one."""
-        every, now = self._notify.alive_every, time.monotonic()
-        paused, self._looked = now - self._looked > 2.0, now
-        for worker in self._workers if every else ():
+        paused, self._looked = time.monotonic() - self._looked > 2.0, time.monotonic()
+        if self._notify.alive_every is None:
+            return
+        for worker in self._workers:
             if paused:  # all of us, most likely: what they would have said is still to come
-                worker.heard = now
-            elif worker.served and now - worker.heard > 2 * (every or 0):
+                worker.heard = self._looked
+            elif worker.served and self._looked - worker.heard > 2 * self._notify.alive_every:
                 logger.error("worker %d is stuck", worker.process.pid)
+                worker.served = False
                 worker.process.kill()
 
     def _forget(self, pid: int) -> None:
@@ -214,10 +216,12 @@ class Workers:
 
     def _read_again(self) -> None:
         """Take what is written now for workers to come, unless something is wrong with it."""
-        if self._read:
-            with suppress(Exception):  # those that serve say what
-                self._plan = self._read()
-                logger.debug("workers to come serve what is written by now (%s)", self._plan.hash)
+        known = self._plan.document
+        if self._read is None or (known and known.versions_now() == known.versions):
+            return
+        with suppress(Exception):  # those that serve say what
+            self._plan = self._read()
+            logger.debug("workers to come serve what is written by now (%s)", self._plan.hash)
 
     def _listen(self) -> None:
         """Take in what they say."""

@@ -71,7 +71,6 @@ class Metrics:
         # Files are made there, and it is waited for others who make theirs.
         meters = await asyncio.to_thread(lambda: self._meters)
         if meters.folder:
-            await self._say(meters.folder)
             self._saying = asyncio.create_task(self._go_on_saying(meters.folder))
         return self
 
@@ -129,12 +128,16 @@ class Metrics:
         return Meters(folder)
 
     async def _go_on_saying(self, folder: Folder) -> None:
+        heard = True
         while True:
-            await asyncio.sleep(_EVERY)
             try:
                 await self._say(folder)
+                heard = True
             except OSError as error:
-                logger.warning("other workers do not know of this one: %s", error)
+                if heard:
+                    logger.warning("other workers do not know of this one: %s", error)
+                heard = False
+            await asyncio.sleep(_EVERY)
 
     async def _say(self, folder: Folder) -> None:
         """Tell the other workers what is so in this one at this moment."""
