@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from headrace import (
     Call,
     Caller,
     Callers,
     ConfigError,
+    Happening,
     Key,
     Next,
     Reply,
     Sha256,
     Unauthorized,
+    Vitals,
     bearer,
     sha256,
 )
@@ -47,6 +49,7 @@ class ApiKey:
     file: str | None = None
     """A file of keys that `headrace keys` has made; what changes in it counts within a second."""
     callers: Callers = field(default_factory=Callers.of_server)
+    vitals: Vitals = field(default_factory=Vitals.of_server)
 
     authenticates: ClassVar = True
 
@@ -90,15 +93,18 @@ class ApiKey:
             self._looking.done() and now - self._looked >= _LOOKED_AT_EVERY
         ):
             self._looked = now
-            self._looking = asyncio.create_task(asyncio.to_thread(self._follow, file))
+            self._looking = asyncio.create_task(self._follow(file))
         if not self._looking.done():  # a disk that hangs holds nobody up for longer than that
             patience = max(0.0, self._looked + _LOOKED_AT_EVERY - now)
             await asyncio.wait((self._looking,), timeout=patience)
 
-    def _follow(self, file: KeyFile) -> None:
+    async def _follow(self, file: KeyFile) -> None:
         """Take in what has changed; what cannot be read changes nothing, and is told once."""
-        seen = self._seen
-        wrong = self._read(file)
+        seen, before = self._seen, self._known
+        wrong = await asyncio.to_thread(self._read, file)
+        for what, digest, key in _changes(before, self._known):
+            details = {"id": digest[:12]}  # as `headrace keys list` has it
+            self.vitals.tell(Happening(what=what, target=key.name, details=details))
         if wrong and (wrong != self._told or self._seen is not seen):
             logger.error("%s; the keys that were read before stay in force", wrong)
         self._told = wrong
@@ -123,7 +129,7 @@ class ApiKey:
         self._seen = mark, wrong
         return wrong
 
-    def _all(self, in_file: Mapping[Sha256, Key]) -> Mapping[Sha256, tuple[Sha256, Key]]:
+    def _all(self, in_file: Mapping[Sha256, Key]) -> Known:
         """Every key there is; of one that is listed twice, what the file says counts."""
         keys = {
             **{digest: Key(name=name) for digest, name in self.callers.keys.items()},
@@ -131,6 +137,26 @@ class ApiKey:
             **in_file,
         }
         return {digest: (digest, key) for digest, key in keys.items()}
+
+
+Known: TypeAlias = Mapping[Sha256, tuple[Sha256, Key]]
+
+
+def _changes(before: Known, after: Known) -> Iterator[tuple[str, Sha256, Key]]:
+    """What has happened to which key, in a word."""
+    for digest, key in after.values():
+        old = before.get(digest)
+        if old is None:
+            yield "key.added", digest, key
+        elif old[1] != key:
+            yield (
+                "key.revoked" if key.revoked and not old[1].revoked else "key.changed",
+                digest,
+                key,
+            )
+    for digest, key in before.values():
+        if digest not in after:
+            yield "key.removed", digest, key
 
 
 def _caller(digest: Sha256, key: Key) -> Caller:

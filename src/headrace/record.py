@@ -233,7 +233,7 @@ class Happening:
     """Something that operators want to know, and that is no call.
 
     A configuration was taken or refused (`config.loaded`, `config.refused`), somebody used a key
-    of the administration (`admin.reload`, `admin.refused`).
+    of the administration (`admin.reload`, `admin.refused`), a key has come or gone (`key.added`).
     """
 
     what: str

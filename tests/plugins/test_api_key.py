@@ -17,6 +17,7 @@ from headrace import (
     Call,
     Caller,
     ConfigError,
+    Happening,
     Key,
     KeyFile,
     Moment,
@@ -337,6 +338,33 @@ async def test_a_key_that_is_taken_back_is_good_for_a_second_at_most(
     clock.advance(1)
 
     assert not await knows(plugin, "sk-ann")
+
+
+async def test_who_listens_is_told_what_has_become_of_keys(file: KeyFile, clock: Clock) -> None:
+    told: list[Happening] = []
+
+    class Listens:
+        happened = told.append
+
+    plugin = reading(file)
+    plugin.vitals.observers = (Listens(),)  # type: ignore[assignment]  # of calls it wants none
+    with file.changing() as keys:
+        keys[BOB] = Key(name="bob")
+        keys[ANN] = Key(name="ann", revoked=NOON)
+    assert await knows(plugin, "sk-bob")
+    with file.changing() as keys:
+        keys[BOB] = Key(name="bob", tenant="acme")
+        del keys[ANN]
+    clock.advance(1)
+    await knows(plugin, "sk-bob")
+
+    assert [(one.what, one.target) for one in told] == [
+        ("key.revoked", "ann"),
+        ("key.added", "bob"),
+        ("key.changed", "bob"),
+        ("key.removed", "ann"),
+    ]
+    assert told[1].details == {"id": BOB[:12]}
 
 
 async def test_a_change_before_the_first_call_counts_for_it(file: KeyFile) -> None:
