@@ -100,6 +100,14 @@ async def test_a_file_with_problems_changes_nothing_and_says_so(
         assert "stays as it was" in caplog.text
 
 
+async def test_a_file_that_is_empty_for_a_moment_is_no_configuration(serve: Serve) -> None:
+    async with serve() as served:
+        with pytest.raises(ConfigError, match="there is nothing in"):
+            await served.reload("")
+
+        assert await served.says() == "old"
+
+
 async def test_a_refusal_is_forgotten_once_a_file_was_taken(serve: Serve) -> None:
     async with serve() as served:
         with pytest.raises(ConfigError):

@@ -302,7 +302,7 @@ async def test_the_last_good_configuration_outlives_all_workers(tmp_path: Path, 
             served.process.send_signal(signal.SIGHUP)
         await until_in_force(served, 2)
         assert await models(served) == {"two"}
-        await served.until(lambda: said(served, "workers to come serve what is written by now") > 0)
+        await served.until(lambda: said(served, "workers to come serve what the others do") > 0)
         file.write_text("upstreams: {a: no-such-forwarder}\n")
         served.process.send_signal(signal.SIGHUP)
         await served.until(lambda: said(served, "stays as it was") >= 2, 10)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headrace.cli.listening import Listeners
 from headrace.config.document import Document
@@ -38,21 +39,34 @@ class Errand:
 
     def hand_over(self) -> int:
         """The number of a file of memory that says all of this."""
-        number = os.memfd_create("errand")  # and no file on a disk, for secrets are in it
-        with open(number, "wb", closefd=False) as file:
-            pickle.dump(self, file)
-        os.lseek(number, 0, os.SEEK_SET)
-        return number
+        file = self.file and str(self.file)
+        return remembered({**vars(self), "document": self.document.as_json(), "file": file})
 
     @classmethod
     def taken(cls, number: int) -> Errand:
         """What that file says."""
-        with open(number, "rb") as file:
-            errand = pickle.load(file)  # noqa: S301  it was written by this program
-        assert isinstance(errand, cls)
-        return errand
+        told = recalled(number)
+        told["document"] = Document.of_json(told["document"])
+        told["file"] = told["file"] and Path(told["file"])
+        return cls(**{**told, "sockets": tuple(told["sockets"])})
 
     def listeners(self) -> Listeners:
         """The sockets, in the worker."""
         public, *internal = (socket.socket(fileno=number) for number in self.sockets)
         return Listeners(public=public, internal=internal[0] if internal else None)
+
+
+def remembered(told: Any) -> int:
+    """The number of a file of memory that says this, as JSON."""
+    number = os.memfd_create("headrace")  # and no file on a disk, for secrets are in it
+    with open(number, "w", closefd=False) as file:
+        json.dump(told, file)
+    os.lseek(number, 0, os.SEEK_SET)
+    return number
+
+
+def recalled(number: int) -> Any:
+    """What such a file says; it is closed then."""
+    os.lseek(number, 0, os.SEEK_SET)
+    with open(number) as file:
+        return json.load(file)

@@ -100,7 +100,6 @@ def command(
             errand,
             listeners,
             plan,
-            read=partial(_read, file, check) if file else None,
             notify=notify,
             look=Reminders(plan),
         )
@@ -137,12 +136,6 @@ def _work(number: int, output: Output) -> int:
 
 def _source(file: Path | None) -> Callable[[], Document] | None:
     return partial(load, file, os.environ) if file else None
-
-
-def _read(file: Path, check: Callable[[Plan], None]) -> Plan:
-    plan = build(load(file, os.environ))
-    check(plan)
-    return plan
 
 
 def _check(plan: Plan, *, host: str, count: int) -> None:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from headrace.cli.errand import Errand
+from headrace.cli.errand import Errand, recalled, remembered
 from headrace.cli.listening import Listeners
 from headrace.cli.notify import READY, Notify
+from headrace.config.build import build
+from headrace.config.document import Document
 from headrace.config.plan import Plan
 
 logger = logging.getLogger("headrace")
@@ -55,9 +57,9 @@ class _Worker:
 class Workers:
     """Processes that run `command`, each on the same errand, whose number it is told last.
 
-    One that dies is replaced at once. A signal to stop goes to all of them, each time, and so does
-    SIGHUP. `read` makes a plan of the configuration as it is written now, for workers to come; None
-    where it is not written. `look` is shown the plan in force each second.
+    One that dies is replaced at once, by one that serves what the others serve. A signal to stop
+    goes to all of them, each time, and so does SIGHUP. `look` is shown the plan in force each
+    second.
     """
 
     def __init__(
@@ -67,7 +69,6 @@ class Workers:
         listeners: Listeners,
         plan: Plan,
         *,
-        read: Callable[[], Plan] | None,
         notify: Notify,
         look: Callable[[Plan], None],
     ) -> None:
@@ -75,7 +76,6 @@ class Workers:
         self._errand = errand
         self._listeners = listeners
         self._plan = plan
-        self._read = read
         self._notify = notify
         self._look = look
         self._workers: list[_Worker] = []
@@ -131,8 +131,7 @@ class Workers:
     def _start(self, *, first: bool) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         ours.setblocking(False)
-        document = self._plan.document or self._errand.document
-        errand = replace(self._errand, document=document, tells=theirs.fileno(), first=first)
+        errand = replace(self._errand, tells=theirs.fileno(), first=first)
         number = errand.hand_over()
         # In a session of its own: a terminal's Ctrl-C comes to this process alone, to be passed on.
         process = subprocess.Popen(  # noqa: S603
@@ -206,7 +205,6 @@ class Workers:
         if not self._stopping:
             self._unready = True
             self._notify.reloading()
-            self._read_again()
             self._pass_on(self._workers)
 
     def _pass_on(self, workers: Iterable[_Worker]) -> None:
@@ -214,25 +212,24 @@ class Workers:
             worker.busy = True
             worker.process.send_signal(signal.SIGHUP)
 
-    def _read_again(self) -> None:
-        """Take what is written now for workers to come, unless something is wrong with it."""
-        known = self._plan.document
-        if self._read is None or (known and known.versions_now() == known.versions):
-            return
-        with suppress(Exception):  # those that serve say what
-            self._plan = self._read()
-            logger.debug("workers to come serve what is written by now (%s)", self._plan.hash)
+    def _take(self, document: Document) -> None:
+        """Have workers to come serve what a worker has taken."""
+        if document.value != self._errand.document.value:
+            self._errand = replace(self._errand, document=document)
+            logger.debug("workers to come serve what the others do (%s)", document.hash)
+            with suppress(Exception):  # what its parts read has changed since; workers say so
+                self._plan = build(document)
 
     def _listen(self) -> None:
         """Take in what they say."""
         for worker in self._workers:
-            for said in _said(worker.says):
+            for said, numbers in _said(worker.says):
                 worker.heard = time.monotonic()
                 if said == READY:
                     worker.busy, worker.served = False, True
                     logger.debug("worker %d is ready", worker.process.pid)
                 elif said == CHANGED:
-                    self._read_again()
+                    self._take(Document.of_json(recalled(*numbers)))
                 elif said == OTHERS:
                     self._pass_on(each for each in self._workers if each is not worker)
 
@@ -248,11 +245,14 @@ class Workers:
         self._look(self._plan)
 
 
-def _said(says: socket.socket) -> Iterator[bytes]:
-    """The messages that have come."""
+def _said(says: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
+    """The messages that have come, and the files that came with them."""
     with suppress(BlockingIOError):
-        while said := says.recv(1024):
-            yield said
+        while True:
+            said, numbers, *_ = socket.recv_fds(says, 1024, 1)
+            if not said:
+                return
+            yield said, numbers
 
 
 @contextmanager
@@ -294,9 +294,12 @@ class Telling:
 
     def look(self, plan: Plan) -> None:
         """Tell when there is another configuration."""
-        if plan is not self._plan:
-            self._plan = plan
-            self.say(CHANGED)
+        if plan is not self._plan and plan.document:
+            number = remembered(plan.document.as_json())
+            with suppress(OSError):  # so much else is to be told: once more in a second
+                socket.send_fds(self._says, [CHANGED], [number])
+                self._plan = plan
+            os.close(number)
 
 
 def take_signals() -> None:

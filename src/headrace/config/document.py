@@ -14,14 +14,14 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from headrace.config.include import Sections
 from headrace.config.problems import Place, Problem
-from headrace.config.source import MAX_FILE, Source
+from headrace.config.source import MAX_FILE, Source, Span
 from headrace.config.surroundings import Surroundings, Version, reason, version
 from headrace.config.values import Path, Spot, Values
 
@@ -46,7 +46,12 @@ def load(
         document = _read(Source(str(file), b"", file.parent), around)
         document.problems.append(Problem(None, f"cannot read {file}: {reason(error)}"))
         return document
-    return _read(Source(str(file), data, file.parent), around)
+    document = _read(Source(str(file), data, file.parent), around)
+    if not (document.value or document.problems):
+        # Most likely somebody is writing it; and to serve nothing is nothing to ask for.
+        message = f"there is nothing in {file}; a configuration has at least 'upstreams'"
+        document.problems.append(Problem(None, message))
+    return document
 
 
 def parse(
@@ -108,6 +113,31 @@ class Document:
         self.read_beside(before.beside)
         return True
 
+    def as_json(self) -> dict[str, Any]:
+        """All that another process needs to serve the same, as JSON has it; secrets are in it."""
+        told = {name: getattr(self, name) for name in ("value", "patterns", "versions")}
+        told |= {name: [*getattr(self, name)] for name in ("expanded", "unset")}
+        beside = [(str(file), found) for file, found in self.beside.items()]
+        return {**told, "files": [*map(str, self.files)], "beside": beside}
+
+    @classmethod
+    def of_json(cls, told: Mapping[str, Any]) -> Self:
+        """A document without problems that another process has read; it knows no lines any more."""
+        files = [*map(pathlib.Path, told["files"])]
+        name = str(files[0]) if files else "the configuration"
+        found, matching = told["versions"]
+        return cls(
+            value=told["value"],
+            problems=[],
+            expanded={tuple(path) for path in told["expanded"]},
+            unset={tuple(path) for path in told["unset"]},
+            files=files,
+            patterns=told["patterns"],
+            versions=(tuple(map(_as_version, found)), tuple(matching)),
+            beside={pathlib.Path(file): _as_version(found) for file, found in told["beside"]},
+            _spots={(): Spot(None, Span(Source(name, b"", pathlib.Path(".")), 0, 0))},
+        )
+
     @cached_property
     def hash(self) -> str:
         """The same for the same configuration, whatever came from `${…}`."""
@@ -152,6 +182,13 @@ def _read(first: Source, around: Surroundings) -> Document:
         versions=_versions(around.files, sections.patterns),
         _spots=values.spots,
     )
+
+
+def _as_version(found: Sequence[int] | None) -> Version:
+    if found is None:
+        return None
+    device, inode, size, changed = found
+    return device, inode, size, changed
 
 
 def _versions(files: Mapping[pathlib.Path, Version], patterns: Iterable[str]) -> Versions:
