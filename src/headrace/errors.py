@@ -31,6 +31,10 @@ class ConfigError(HeadraceError):
         self.problems = tuple(problems)
 
 
+class NoSource(HeadraceError):
+    """A configuration that is written nowhere, so that it cannot be read again."""
+
+
 class CallError(HeadraceError):
     """A call that is not answered, and what its client is told.
 

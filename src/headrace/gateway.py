@@ -22,9 +22,10 @@ from headrace.config.build import build
 from headrace.config.changes import Change, changes
 from headrace.config.document import Document, load
 from headrace.config.plan import Plan
+from headrace.config.problems import Problem
 from headrace.config.workers import check_workers, workers_of
 from headrace.edge import Edge, path_below
-from headrace.errors import NotFound, Overloaded
+from headrace.errors import ConfigError, NoSource, NotFound, Overloaded
 from headrace.record import Happening
 from headrace.routing import Router
 from headrace.vitals import Loaded, Vitals
@@ -162,7 +163,7 @@ class Gateway:
         some, and whatever a part raises that cannot be opened: all is as before then.
         """
         if self._source is None:
-            raise RuntimeError("nobody has said where the configuration of this gateway is written")
+            raise NoSource("nobody has said where the configuration of this gateway is written")
         async with self._one_at_a_time:
             try:
                 return await self._take(await asyncio.to_thread(self._source))
@@ -178,6 +179,7 @@ class Gateway:
             return False
         plan = await asyncio.to_thread(build, document, before=now)
         self._check(plan)
+        _check_against(now, plan)
         changed = await asyncio.to_thread(changes, now, plan)
         works = self._make(plan)
         plan.handover.succeed()
@@ -329,6 +331,20 @@ class Gateway:
             await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _check_against(now: Plan, plan: Plan) -> None:
+    """Raise `ConfigError` where a plan looks like a mistake beside the one that is in force."""
+    for section in ("upstreams", "routes"):
+        if getattr(now, section) and not getattr(plan, section):
+            message = (
+                f"there are no {section} any more, as in a file that somebody is writing; "
+                "if that is meant, start the gateway anew"
+            )
+            raise ConfigError([Problem(None, message)])
+    if now.authenticates and not plan.authenticates and plan.server.auth != "none":
+        message = "nobody is asked for a key any more; if that is meant, write 'auth: none'"
+        raise ConfigError([Problem(None, message)])
 
 
 _INTERNAL = (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Self
 
+from headrace.options import Duration
 from headrace.rests import Rests
 from headrace.store import Store, Unavailable
 
@@ -14,8 +16,6 @@ logger = logging.getLogger("headrace")
 
 _EVERY = 1.0
 """Seconds between two looks at what others were told."""
-_LASTS = 5.0
-"""Seconds for which a look holds: if the store is gone for a moment, a rest goes on."""
 _WHY = "somebody lets it rest"
 
 
@@ -26,6 +26,8 @@ class Hands:
     store: Store
     rests: Rests
     upstreams: tuple[str, ...]
+    _touched: set[str] = field(default_factory=set)
+    """What was told here since the last look began, which may not have seen it."""
 
     async def __aenter__(self) -> Self:
         """Begin to look."""
@@ -39,12 +41,18 @@ class Hands:
 
     async def rest(self, upstream: str, seconds: float) -> None:
         """Let it rest for so long. Raises `Unavailable` where the store does not answer."""
-        await self.store.set(_key(upstream), b"rests", ttl=seconds)
-        self._lay_down(upstream)
+        self._touched.add(upstream)
+        until = time.time() + seconds
+        await self.store.set(_key(upstream), str(until).encode(), ttl=seconds)
+        logger.warning("upstream %s is not asked for %s: %s", upstream, Duration(seconds), _WHY)
+        self.rests.resume((upstream, None))
+        self._lay_down(upstream, until)
 
     async def resume(self, upstream: str) -> None:
         """Let it be asked again, whyever it rests here. Raises `Unavailable` as above."""
+        self._touched.add(upstream)
         await self.store.delete(_key(upstream))
+        logger.warning("upstream %s is asked again: somebody has asked for it", upstream)
         for place in [place for place in self.rests.all if place[0] == upstream]:
             self.rests.resume(place)
 
@@ -59,16 +67,21 @@ class Hands:
             await asyncio.sleep(_EVERY)
 
     async def _take_over(self) -> None:
+        self._touched.clear()
         found = await asyncio.gather(*(self.store.get(_key(name)) for name in self.upstreams))
         for name, word in zip(self.upstreams, found, strict=True):
             rest = self.rests.at((name, None))
+            if name in self._touched:
+                continue
             if word:
-                self._lay_down(name)
+                self._lay_down(name, float(word))
             elif rest and rest.why == _WHY:
                 self.rests.resume((name, None))
 
-    def _lay_down(self, upstream: str) -> None:
-        self.rests.rest((upstream, None), _LASTS, why=_WHY, closed=True)
+    def _lay_down(self, upstream: str, until: float) -> None:
+        # As long as the word stands, it rests; how long that is, others' clocks may see otherwise.
+        left = max(until - time.time(), 2 * _EVERY)
+        self.rests.rest((upstream, None), left, why=_WHY, closed=True)
 
 
 def _key(upstream: str) -> str:

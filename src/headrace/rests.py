@@ -114,7 +114,7 @@ def resting(target: Target, call: Call, seconds: float) -> UpstreamError:
     """The refusal of a call that a target is not asked for; `seconds` are left."""
     call.record.resting[target] = asyncio.get_running_loop().time() + seconds
     return UpstreamError(
-        "this upstream is not asked for the moment, because it has failed",
+        "this upstream is not asked for the moment",
         code="upstream_resting",
         status=503,
         again=False,

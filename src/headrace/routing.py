@@ -262,7 +262,7 @@ class Router:
                 )
         return NotFound(
             f"nothing is served at {call.method} {call.path}; chat completions are at "
-            "POST /v1/chat/completions, and a route such as '/v1/files*' passes other paths on",
+            "POST /v1/chat/completions",
             code="unknown_url",
         )
 

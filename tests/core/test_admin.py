@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Gateway, Happening
+from headrace import ConfigError, Gateway, Happening, sha256
 from headrace.testing import Client, Clock, gateway, settled
 
 KEY = "0f3c9a51d7e84b62a5f0c1d29e7b8346"
@@ -169,7 +169,7 @@ async def test_its_health_tells_the_configuration_and_each_upstream() -> None:
     assert told["status"] == "ok"
     assert told["config"]["hash"] == operator.gateway.plan.hash
     assert told["store"] == {"kind": "memory", "fault": None}
-    assert told["upstreams"]["a"]["state"] == "open"
+    assert told["upstreams"]["a"]["state"] == "asked"
     (rests,) = told["upstreams"]["b"]["rests"]
     assert (rests["model"], rests["asked"], rests["why"]) == ("m", False, "it has failed")
     assert KEY not in str(told)
@@ -283,6 +283,53 @@ async def test_what_was_done_is_told_to_observers() -> None:
         ("admin.rest", "c", "failed"),
         ("admin.refused", "/admin", "refused"),
     ]
+    rested, failed, refused = (one.details for one in operator.told)
+    assert rested == {"key": sha256(KEY)[:12], "upstream": "a", "rests": 3600}
+    assert failed["why"].startswith("no upstream is called 'c'")
+    assert KEY not in str(refused)
+
+
+async def test_who_only_looks_is_not_told_of() -> None:
+    async with operated() as operator:
+        operator.gateway.vitals.observers = (operator,)  # type: ignore[assignment]
+        await operator.get("/health/detailed")
+
+    assert operator.told == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [
+        ("DELETE", "/admin/cache?route=kept&tennant=acme", "did you mean 'tenant'"),
+        ("POST", "/admin/upstreams/a/rest?fro=10m", "did you mean 'for'"),
+        ("POST", "/admin/reload?now=1", "it takes nothing"),
+    ],
+)
+async def test_what_is_not_known_is_not_ignored(method: str, path: str, said: str) -> None:
+    async with operated() as operator:
+        answer = await operator.request(method, path)
+
+        assert answer.status == 400
+        assert said in (await answer.json())["error"]["message"]
+
+
+async def test_a_rest_says_truly_when_it_ends(clock: Clock) -> None:
+    text = CONFIG.replace("{targets: [a, b], chain: [fallback]}", "a")
+    async with operated(text) as operator:
+        await operator.post("/admin/upstreams/a/rest?for=10m")
+        answer = await operator.chat(model="fast")
+
+        assert answer.status == 503
+        assert 590 <= int(answer.headers["retry-after"]) <= 600
+
+
+async def test_a_shorter_rest_takes_the_place_of_a_longer_one(clock: Clock) -> None:
+    async with operated() as operator:
+        await operator.post("/admin/upstreams/a/rest?for=1h")
+        await operator.post("/admin/upstreams/a/rest?for=1m")
+        (rest,) = operator.gateway.vitals.rests.all.values()
+
+        assert rest.left <= 60
 
 
 async def test_workers_without_a_common_store_do_nothing_by_halves() -> None:

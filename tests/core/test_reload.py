@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Gateway, Happening
+from headrace import ConfigError, Gateway, Happening, HeadraceError
 from headrace.testing import Client, Clock, settled
 from headrace_plugins.breaker import Breaker
 
@@ -235,6 +235,31 @@ async def test_a_file_that_lets_in_everybody_is_not_taken(tmp_path: Path) -> Non
     assert refused.status == 401
 
 
+KEYED = f"server: {{{{chain: [api_key: {{{{keys: {{{{{'ab' * 32}: ann}}}}}}}}]}}}}"
+A = "upstreams: {{a: mock}}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (f"{A}\nroutes: {{{{m: a}}}}", A, "there are no routes any more"),
+        (f"{A}\nroutes: {{{{}}}}", "upstreams: {{}}", "there are no upstreams any more"),
+        (f"{KEYED}\n{A}", A, "nobody is asked for a key any more"),
+    ],
+)
+async def test_what_looks_like_half_a_file_is_not_taken(
+    serve: Serve, before: str, after: str, said: str
+) -> None:
+    async with serve(before) as served:
+        with pytest.raises(ConfigError, match=said):
+            await served.reload(after)
+
+
+async def test_whoever_means_to_be_open_to_all_says_so(serve: Serve) -> None:
+    async with serve(f"{KEYED}\n{A}") as served:
+        assert await served.reload(f"server: {{{{auth: none}}}}\n{A}")
+
+
 async def test_a_secret_is_not_told_with_the_problems(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("upstreams: {a: mock}\nroutes: {'*': a}\n")
@@ -290,7 +315,7 @@ async def test_a_gateway_of_no_file_says_that_it_cannot_be_changed() -> None:
 
     made = gateway()
     async with made.lifespan():
-        with pytest.raises(RuntimeError, match="where the configuration"):
+        with pytest.raises(HeadraceError, match="where the configuration"):
             await made.reload()
 
 

@@ -353,10 +353,10 @@ async def test_a_target_is_closed_as_long_as_nothing_is_sent_there(upstream: Ups
         rests.resume(("a", "small"))
         after = await scraped(client)
 
-    closed = [sample.labels for sample in during.families["headrace_target_closed"].samples]
+    closed = [sample.labels for sample in during.families["headrace_target_resting"].samples]
     assert closed == [{"upstream": "a", "model": "small"}, {"upstream": "b", "model": "*"}]
     assert during("headrace_passed_over_total") == 2
-    assert after("headrace_target_closed") == 1
+    assert after("headrace_target_resting") == 1
 
 
 async def test_calls_are_in_flight_until_their_last_byte(upstream: Upstream) -> None:

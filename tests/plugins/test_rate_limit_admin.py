@@ -64,10 +64,9 @@ async def test_what_is_left_to_an_entry_is_told_and_nothing_is_taken(clock: Cloc
     async with made.lifespan():
         client = Client(made)
         await statuses(client, 1, ANN)
-        first, second = await told(client, "GET", "ann"), await told(client, "GET", "ann")
+        for _ in range(3):
+            (limit,) = (await told(client, "GET", "ann"))["limits"]
 
-    (limit,) = first["limits"]
-    assert first == second
     assert (limit["policy"], limit["counts"]) == ("caller", "requests")
     assert (limit["limit"], limit["remaining"]) == (2, 1)
 

@@ -50,7 +50,11 @@ class Found(NamedTuple):
             pace = bucket.period / bucket.amount
             lacks = wanted - level if 0 < wanted > level + SLACK else 0
             reset = (bucket.capacity - level) * pace
-            left.append(Left(*bucket[:3], level, wanted, reset, pace, lacks * pace))
+            most = max(bucket.amount, bucket.capacity)  # as many as may come at once
+            told = Left(
+                bucket.counts, most, bucket.period, level, wanted, reset, pace, lacks * pace
+            )
+            left.append(told)
         if (slots := limit.rule.slots) is not None:
             wait = 0 if running < slots else _FOR_A_SLOT
             left.append(Left("concurrent", slots, None, slots - running, 1, None, wait=wait))

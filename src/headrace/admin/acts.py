@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from headrace.config.plan import Plan, says
-from headrace.errors import BadRequest, ConfigError, Conflict, HeadraceError, NotFound
+from headrace.errors import (
+    BadRequest,
+    ConfigError,
+    Conflict,
+    HeadraceError,
+    NoSource,
+    NotFound,
+)
 from headrace.explain import plan_of, request_of
 from headrace.keeping import all_under
 from headrace.options import Duration
@@ -36,7 +43,7 @@ async def index(gateway: Operated, target: str, said: Said) -> Any:
     """What there is."""
     return {
         f"{verb} {_shown(pattern)}": (act.__doc__ or "").splitlines()[0]
-        for verb, pattern, act in ACTS
+        for verb, pattern, act, _ in ACTS
     }
 
 
@@ -89,8 +96,11 @@ async def reload(gateway: Operated, target: str, said: Said) -> Any:
     except ConfigError as error:
         message = f"the configuration stays as it was; the new one has problems:\n{error}"
         raise BadRequest(message, code="config_refused") from None
-    except RuntimeError as error:
+    except NoSource as error:
         raise Conflict(str(error), code="no_file") from None
+    except Exception as error:  # noqa: BLE001  a part that cannot be opened is anyone's
+        message = f"the configuration stays as it was: {type(error).__name__}; the log says more"
+        raise Conflict(message, code="config_refused") from None
     gateway.tell_others()
     return {"changed": changed, "hash": gateway.plan.hash}
 
@@ -139,7 +149,7 @@ async def limits(gateway: Operated, target: str, said: Said) -> Any:
     """What is left of the limits of a caller: an entry of `callers`, an id, a tenant, a key."""
     _check_shared(gateway)
     told = [vars(each) for part in _counting(gateway.plan) for each in await part.counted(target)]
-    return {"id": target, "limits": told}
+    return {"id": target, "listed": bool(gateway.plan.callers.named(target)), "limits": told}
 
 
 async def forget_limits(gateway: Operated, target: str, said: Said) -> Any:
@@ -197,9 +207,9 @@ def _counting(plan: Plan) -> list[Any]:
 def _state(plan: Plan, name: str) -> str:
     rest = plan.vitals.rests.at((name, None))
     if rest and rest.closed:
-        return "closed"
+        return "resting"
     own = [rest for place, rest in plan.vitals.rests.all.items() if place[0] == name]
-    return "partly" if own else "open"
+    return "partly" if own else "asked"
 
 
 def _path(text: str) -> re.Pattern[str]:
@@ -210,14 +220,18 @@ def _shown(pattern: re.Pattern[str]) -> str:
     return pattern.pattern.replace("(.+)", "{…}")
 
 
-ACTS: tuple[tuple[str, re.Pattern[str], Act], ...] = (
-    ("GET", _path("/admin"), index),
-    ("GET", _path("/health/detailed"), health),
-    ("POST", _path("/admin/reload"), reload),
-    ("POST", _path("/admin/explain"), explain),
-    ("DELETE", _path("/admin/cache"), clear_cache),
-    ("GET", _path("/admin/ratelimit/{id}"), limits),
-    ("DELETE", _path("/admin/ratelimit/{id}"), forget_limits),
-    ("POST", _path("/admin/upstreams/{name}/rest"), rest),
-    ("POST", _path("/admin/upstreams/{name}/resume"), resume),
+ACTS: tuple[tuple[str, re.Pattern[str], Act, tuple[str, ...]], ...] = (
+    ("GET", _path("/admin"), index, ()),
+    ("GET", _path("/health/detailed"), health, ()),
+    ("POST", _path("/admin/reload"), reload, ()),
+    (
+        *("POST", _path("/admin/explain"), explain),
+        ("model", "path", "method", "body", "caller", "tenant"),
+    ),
+    ("DELETE", _path("/admin/cache"), clear_cache, ("tenant", "route", "all")),
+    ("GET", _path("/admin/ratelimit/{id}"), limits, ()),
+    ("DELETE", _path("/admin/ratelimit/{id}"), forget_limits, ()),
+    ("POST", _path("/admin/upstreams/{name}/rest"), rest, ("for",)),
+    ("POST", _path("/admin/upstreams/{name}/resume"), resume, ()),
 )
+"""Method, path, what is done there, and what can be said with it."""

@@ -10,13 +10,15 @@ import posixpath
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import orjson
 from starlette.requests import Request
 
 from headrace.admin import acts
 from headrace.config.plan import Plan
+from headrace.config.problems import did_you_mean
 from headrace.errors import (
     BadRequest,
     CallError,
@@ -76,25 +78,40 @@ class Admin:
 
     async def __call__(self, asked: Request, path: str) -> Page:
         """Do what is asked. Raises `CallError` where that is not to be."""
-        who = asked.client.host if asked.client else "unknown"
-        act, target = None, path
+        done = _Done(who=asked.client.host if asked.client else "unknown", target=path)
         try:
-            self._admit(asked, who)
-            act, target = _find(asked.method, path)
-            told = await act(self._gateway, target, await _said(asked))
-        except Unavailable as error:
-            self._tell(act, who, target, "failed")
-            raise Overloaded(f"the store does not answer: {error}", code="store_down") from None
+            done.details["key"] = self._admit(asked, done.who)
+            done.what = "unknown"
+            told = await self._act(asked, path, done)
         except CallError as error:
-            outcome = "refused" if error.status in (401, 429) else "failed"
-            self._tell(act, who, target, outcome)
+            done.outcome = "refused" if error.status in (401, 429) else "failed"
+            done.details["why"] = error.message
             raise
-        self._tell(act, who, target, "ok")
+        finally:
+            if asked.method != "GET" or done.outcome != "ok":
+                self._gateway.plan.vitals.tell(done.happening())
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         return Page(200, headers, orjson.dumps(told, option=orjson.OPT_INDENT_2, default=str))
 
-    def _admit(self, asked: Request, who: str) -> None:
-        """Let in who shows a key, once and nowhere but in its header."""
+    async def _act(self, asked: Request, path: str, done: _Done) -> Any:
+        act, done.target, names = _find(asked.method, path)
+        done.what = act.__name__
+        said = await _said(asked)
+        for name in said:
+            if name not in names:
+                hint = did_you_mean(name, names) or f"; it takes {', '.join(names) or 'nothing'}"
+                raise BadRequest(f"nothing is called {name!r} here{hint}", param=name)
+        try:
+            told = await act(self._gateway, done.target, said)
+        except Unavailable as error:
+            raise Overloaded(f"the store does not answer: {error}", code="store_down") from None
+        if asked.method != "GET":
+            plain = {**said, **told}.items()
+            done.details |= {k: v for k, v in plain if isinstance(v, str | int | float)}
+        return told
+
+    def _admit(self, asked: Request, who: str) -> str:
+        """Let in who shows a key, once and nowhere but in its header; the key's id."""
         misses = self._misses.get(who, deque())
         now = time.monotonic()
         while misses and misses[0] <= now - 60:
@@ -109,7 +126,7 @@ class Admin:
         # All of them, so that the time does not tell which one it was.
         good = [hmac.compare_digest(digest, known) for known in self._keys]
         if scheme.lower() == "bearer" and any(good):
-            return
+            return digest.hex()[:12]
         misses.append(now)
         self._misses[who] = misses
         self._misses.move_to_end(who)
@@ -117,21 +134,34 @@ class Admin:
             self._misses.popitem(last=False)
         raise Unauthorized(f"this is for those who operate the gateway; {_HOW}")
 
-    def _tell(self, act: acts.Act | None, who: str, target: str, outcome: Any) -> None:
-        if act is None and outcome != "refused":
-            return  # somebody with a key has mistaken a path
-        what = f"admin.{act.__name__}" if act else "admin.refused"
-        told = Happening(what=what, who=who, target=target, outcome=outcome)
-        self._gateway.plan.vitals.tell(told)
+
+@dataclass
+class _Done:
+    """What was done, for those who want to know."""
+
+    who: str
+    target: str
+    what: str = "refused"
+    outcome: Literal["ok", "refused", "failed"] = "ok"
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def happening(self) -> Happening:
+        return Happening(
+            what=f"admin.{self.what}",
+            who=self.who,
+            target=self.target,
+            outcome=self.outcome,
+            details=self.details,
+        )
 
 
-def _find(method: str, path: str) -> tuple[acts.Act, str]:
-    """What is to be done, and to what."""
+def _find(method: str, path: str) -> tuple[acts.Act, str, tuple[str, ...]]:
+    """What is to be done, to what, and what can be said with it."""
     allowed = []
-    for verb, pattern, act in acts.ACTS:
+    for verb, pattern, act, names in acts.ACTS:
         if found := pattern.fullmatch(path):
             if verb == method:
-                return act, next(iter(found.groups()), path)
+                return act, next(iter(found.groups()), path), names
             allowed.append(verb)
     if allowed:
         raise MethodNotAllowed(

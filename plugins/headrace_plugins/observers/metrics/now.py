@@ -77,7 +77,7 @@ class Now:
         yield _gauge("headrace_store_up", "Whether the store answers.", self.store)
         yield _gauge("headrace_calls_in_flight", "Calls under way.", self.calls)
         closed = GaugeMetricFamily(
-            "headrace_target_closed",
+            "headrace_target_resting",
             "1 while no call is sent there: a breaker, a probe or somebody has closed it.",
             labels=["upstream", "model"],
         )
