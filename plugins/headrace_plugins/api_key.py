@@ -15,6 +15,7 @@ from headrace import (
     Caller,
     Callers,
     ConfigError,
+    File,
     Happening,
     Key,
     Next,
@@ -46,7 +47,7 @@ class ApiKey:
 
     keys: dict[Sha256, str | Key] | None = None
     """Callers by the SHA-256 of their key: a name, or what is known of the key."""
-    file: str | None = None
+    file: File | None = None
     """A file of keys that `headrace keys` has made; what changes in it counts within a second."""
     callers: Callers = field(default_factory=Callers.of_server)
     vitals: Vitals = field(default_factory=Vitals.of_server)
@@ -118,9 +119,8 @@ class ApiKey:
         try:
             self._known = self._all(file.read())
         except FileNotFoundError:
-            here = "" if file.path.is_absolute() else " in the current folder"
             make = f"headrace keys add NAME --file {file.path}"
-            return f"there is no {file.path}{here}; if it is nowhere, make it: {make}"
+            return f"there is no {file.path}; make it: {make}"
         except OSError as error:
             return f"cannot read {file.path}: {error.strerror}"
         except ConfigError as error:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
-from headrace import Call, Duration, Failure, Next, Patience, Reply, Rests, UpstreamError, meant
+from headrace import (
+    Call,
+    Duration,
+    Failure,
+    Next,
+    Others,
+    Patience,
+    Reply,
+    Rests,
+    UpstreamError,
+    leaves,
+    meant,
+)
 
 
 @dataclass(kw_only=True)
@@ -35,14 +48,25 @@ class Fallback:
         failed: UpstreamError | None = None
         for number, target in enumerate(targets, 1):
             asked = call.towards(target)
-            if self.patience and number < len(targets):
-                asked = asked.telling(Patience(self.patience))
+            if others := targets[number:]:
+                would = partial(self._asks, call.replace(targets=others))
+                asked = asked.telling(Others(would))
+                if self.patience:
+                    asked = asked.telling(Patience(self.patience))
             try:
                 return await call_next(asked)
             except UpstreamError as error:
                 # That somebody is not asked for the moment says less than why another has failed.
                 failed = failed if failed and error.code == "upstream_resting" else error
-                if not meant(self.when, error, else_=error.elsewhere):
+                if not self._goes_on(error):
                     break
         assert failed, "a route has targets"
         raise failed
+
+    def _goes_on(self, error: UpstreamError) -> bool:
+        return meant(self.when, error, else_=error.elsewhere)
+
+    def _asks(self, others: Call, error: UpstreamError) -> bool:
+        """Whether one of `others` is asked after such a failure: not where all are closed."""
+        rests = [self.rests.of(target, others) for target in leaves(others.targets)]
+        return self._goes_on(error) and not all(rest and rest.closed for rest in rests)

@@ -7,7 +7,10 @@ import random
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from headrace import Call, Duration, Failure, Next, Reply, UpstreamError, meant
+from headrace import Call, Duration, Failure, Next, Others, Reply, UpstreamError, meant
+
+_SILENCE = ("connect_timeout", "first_byte_timeout", "idle_timeout")
+"""Failures that have taken their time, and would again."""
 
 
 @dataclass(kw_only=True)
@@ -17,7 +20,8 @@ class Retry:
     The wait doubles from one time to the next, and a random part of it is taken ("full jitter",
     aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter), so that clients do not come
     back all at once. What the upstream asks for in `Retry-After` is waited for in any case; where
-    that is more than `longest`, or than the call has left, the failure stands.
+    that is more than `longest`, or than the call has left, the failure stands. Where another target
+    is asked instead, no `Retry-After` is waited for, and no silence repeated.
     """
 
     attempts: int = 2
@@ -46,9 +50,11 @@ class Retry:
             except UpstreamError as error:
                 wait = self._wait(made, error)
                 again = meant(self.when, error, else_=error.again)
-                if not again or wait > min(self.longest, call.deadline.left()):
+                too_long = wait > min(self.longest, call.deadline.left())
+                if not again or too_long or _for_others(call, error):
                     raise
-            await asyncio.sleep(wait)
+            with call.record.waiting():
+                await asyncio.sleep(wait)
         return await call_next(call)
 
     def _wait(self, made: int, error: UpstreamError) -> float:
@@ -56,3 +62,10 @@ class Retry:
         most = min(self.longest, self.wait * 2 ** (made - 1))
         drawn = random.uniform(0, most)  # noqa: S311  no secret depends on it
         return max(drawn, error.retry_after or 0)
+
+
+def _for_others(call: Call, error: UpstreamError) -> bool:
+    """Whether asking here again takes long, while somebody else can be asked at once."""
+    takes_long = error.retry_after or error.code in _SILENCE
+    others = call.told(Others)
+    return bool(takes_long and others and others.asked_after(error))

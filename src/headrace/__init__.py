@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Call,
         Deadline,
         Limits,
+        Others,
         Outgoing,
         Patience,
         Provider,
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     from headrace.keyring import Keyring, bearing
     from headrace.keys import Key, Moment
     from headrace.lines import json_line
-    from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
+    from headrace.options import Count, Duration, File, Rate, Secret, Sha256, Size, sha256
     from headrace.pages import Page, Pages
     from headrace.racing import first_good
     from headrace.record import (
@@ -93,7 +94,7 @@ _HOMES = {
     "assembling": ["assembled", "taken_apart"],
     "body": ["REMOVED"],
     "call": [
-        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Outgoing", "Patience"),
+        *("PASSTHROUGH", "Call", "Deadline", "Limits", "Others", "Outgoing", "Patience"),
         *("Provider", "Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
     ],
     "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota", "network"],
@@ -118,7 +119,7 @@ _HOMES = {
     "keys": ["Key", "Moment"],
     "keyring": ["Keyring", "bearing"],
     "lines": ["json_line"],
-    "options": ["Count", "Duration", "Rate", "Secret", "Sha256", "Size", "sha256"],
+    "options": ["Count", "Duration", "File", "Rate", "Secret", "Sha256", "Size", "sha256"],
     "pages": ["Page", "Pages"],
     "racing": ["first_good"],
     "record": [
@@ -159,6 +160,7 @@ __all__ = [
     "Duration",
     "Event",
     "Failure",
+    "File",
     "Finding",
     "Forbidden",
     "Forwarder",
@@ -180,6 +182,7 @@ __all__ = [
     "NotFound",
     "Observer",
     "Observers",
+    "Others",
     "Outgoing",
     "Overloaded",
     "Page",

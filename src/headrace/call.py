@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from headrace.caller import Caller
     from headrace.chain import Plugin
     from headrace.dialect import Dialect
+    from headrace.errors import UpstreamError
     from headrace.record import Record
 
 Fact = TypeVar("Fact")
@@ -99,6 +100,14 @@ class Patience:
     """How many seconds a plugin would wait for a first output; told to the attempts below it."""
 
     seconds: float
+
+
+@dataclass(frozen=True)
+class Others:
+    """Targets that a plugin asks instead when one fails; told to those below, who need not wait."""
+
+    asked_after: Callable[[UpstreamError], bool]
+    """Whether one of them is asked at once after such a failure."""
 
 
 @dataclass(frozen=True)

@@ -327,7 +327,7 @@ class _Exchange:
             await self._refuse(error)
             return
         self.record.code = error.code
-        self.record.said = self.record.said or error.message
+        self.record.said = self.record.said or error.for_log
         self.record.close("incomplete")
         if reply and reply.framing == "sse":
             await self._write(self._dialect.error_event(error))
@@ -336,7 +336,7 @@ class _Exchange:
 
     async def _refuse(self, error: CallError) -> None:
         self.record.code = error.code
-        self.record.said = self.record.said or error.message
+        self.record.said = self.record.said or error.for_log
         if len(self.record.attempts) > 1:
             error.tried = tried(self.record)
         body = self._dialect.error(error)

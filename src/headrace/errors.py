@@ -64,6 +64,11 @@ class CallError(HeadraceError):
         self.tried: Sequence[Mapping[str, object]] = ()
         """The attempts that were made, where there were several."""
 
+    @property
+    def for_log(self) -> str:
+        """What went wrong, in the gateway's own words."""
+        return self.message
+
 
 class BadRequest(CallError):
     """The request cannot be understood."""
@@ -196,6 +201,13 @@ class UpstreamError(CallError):
         self.elsewhere = elsewhere
         self.retry_after = retry_after
         self.decided = decided
+
+    @property
+    def for_log(self) -> str:
+        """What went wrong, without a word of the upstream's: it may quote what it was asked."""
+        if self.said is None:
+            return self.message
+        return f"the upstream answered with HTTP {self.said}"
 
     @classmethod
     def refused(

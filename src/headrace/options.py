@@ -1,4 +1,4 @@
-"""The types of options that are written with a unit, or must not be shown.
+"""The types of options that are written with a unit, name a file, or must not be shown.
 
 A field of such a type takes what stands in the file (`ttl: 10m`) and holds what the code wants
 (600.0). Every message is the end of a sentence that begins with the option's name, and none repeats
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+import os
+import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -269,6 +271,41 @@ class Secret(Option):
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
         return Secret, ("***",)
+
+
+class File(Option, str):
+    """A file, by its path; a relative one begins in the folder of the file that it is written in.
+
+    In code it is a path as any other, which begins where the process runs.
+    """
+
+    __slots__ = ()
+    forms = ({"type": "string", "minLength": 1},)
+    examples = ("keys.yaml", "/etc/headrace/keys.yaml")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The path as it is written."""
+        if not text or "\0" in text:
+            raise ValueError("is not the path of a file")
+        if "://" in text:
+            raise ValueError("is a URL; write the path of a file")
+        return cls(text)
+
+    def within(self, folder: str | os.PathLike[str]) -> Self:
+        """The same from where the process runs, if it is written in a file of that folder."""
+        return type(self)(pathlib.Path(folder, os.path.expanduser(self)))
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[object], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        def found(value: object, info: core_schema.ValidationInfo) -> Self:
+            place: Callable[[Self], Self] | None = info.context
+            return place(cls.of(value)) if place else cls.of(value)
+
+        shown = core_schema.to_string_ser_schema()
+        return core_schema.with_info_plain_validator_function(found, serialization=shown)
 
 
 class Sha256(Option, str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("headrace")
 
 Outcome = Literal["ok", "refused", "failed", "incomplete", "client_closed"]
+_KEPT = ("hit", "stale", "shared")
+"""What a cache says of an answer that no attempt of this call gave."""
 
 
 @dataclass(kw_only=True)
@@ -152,6 +155,8 @@ class Record:
     """Targets that were not asked because they are closed, and until when by the loop's clock."""
     answered: Attempt | None = None
     """The attempt whose reply went to the client."""
+    waits: list[tuple[float, float]] = field(default_factory=list)
+    """From when until when plugins waited on purpose, by `time.monotonic`."""
     races: list[Raced] = field(default_factory=list)
     """The races that were won on the way to the answer."""
     limits: list[Limited] = field(default_factory=list)
@@ -187,26 +192,48 @@ class Record:
         return sum(known) if known else None
 
     @property
+    def named(self) -> Attempt | None:
+        """The attempt that client and log are told of: the one that answered, else the last.
+
+        None where a cache answered.
+        """
+        kept = self.cache is not None and self.cache.status in _KEPT
+        return self.answered or (self.attempts[-1] if self.attempts and not kept else None)
+
+    @property
     def instead(self) -> bool:
         """Whether the model that answers stands in for another one that was asked for.
 
         So it does where a pattern's route names it; a route of that very name is no stand-in.
         """
-        told = self.answered or (self.attempts[-1] if self.attempts else None)
+        told = self.named
         if told is None or told.target.model is None or "*" not in (self.route or ""):
             return False
         return self.asked not in (None, told.target.model, str(told.target))
 
     @property
     def overhead(self) -> float | None:
-        """Seconds to the first byte that no attempt was running; None before the first byte."""
+        """Seconds to the first byte in which neither an attempt ran nor a plugin waited on purpose.
+
+        None before the first byte.
+        """
         if self.first_byte is None:
             return None
+        running = [(a.started, a.first_output or a.ended or self.first_byte) for a in self.attempts]
         overhead, since = 0.0, self.started
-        for attempt in self.attempts:  # in the order of their start; some run side by side
-            overhead += max(0.0, attempt.started - since)
-            since = max(since, attempt.first_output or attempt.ended or self.first_byte)
+        for began, until in sorted(running + self.waits):  # some run side by side
+            overhead += max(0.0, began - since)
+            since = max(since, until)
         return overhead + max(0.0, self.first_byte - since)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what a plugin waits for on purpose, which is no slowness of the gateway."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waits.append((began, time.monotonic()))
 
     def close(self, outcome: Outcome) -> None:
         """The last word on this call."""

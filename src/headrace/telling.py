@@ -7,20 +7,17 @@ import math
 import time
 from collections.abc import Iterator
 
+from headrace.call import Target
 from headrace.errors import CallError, UpstreamError
 from headrace.record import Cached, Record
 
 _MOST_TIMINGS = 8
-_KEPT = ("hit", "stale", "shared")
-"""What a cache says of an answer that no attempt of this call gave."""
 
 
 def telling(record: Record) -> dict[str, str]:
     """The headers that say what happened, on every response."""
     headers = {"x-request-id": record.id, "x-headrace-attempts": str(len(record.attempts))}
-    kept = record.cache is not None and record.cache.status in _KEPT
-    told = record.answered or (record.attempts[-1] if record.attempts and not kept else None)
-    if told:
+    if told := record.named:
         headers["x-headrace-upstream"] = told.target.upstream
         if told.model:
             headers["x-headrace-model"] = told.model[:256]
@@ -88,20 +85,26 @@ def _quoted(text: str) -> str:
 def hints(error: CallError, record: Record) -> dict[str, str]:
     """When to come back, and that the SDK need not repeat what was repeated here.
 
-    Of several upstreams that asked to wait, the one that is free first counts.
+    Of several targets that asked to wait, the one that is free first counts.
     """
     hints: dict[str, str] = {}
     if len(record.attempts) > 1:
         hints["x-should-retry"] = "false"
-    now = asyncio.get_running_loop().time()
-    waits = [until - now for until in record.resting.values()]
-    waits += [
-        attempt.error.retry_after - (time.monotonic() - attempt.ended)
-        for attempt in record.attempts
-        if attempt.error and attempt.error.retry_after and attempt.ended
-    ]
+    waits = _waits(record).values()
     if waits and isinstance(error, UpstreamError) and error.status in (429, 503):
         wait = max(0.001, min(waits))
         hints["retry-after"] = str(math.ceil(wait))
         hints["retry-after-ms"] = str(math.ceil(wait * 1000))
     return hints
+
+
+def _waits(record: Record) -> dict[Target, float]:
+    """Seconds until each target that rests, or asked to wait the last time, can be asked."""
+    now = asyncio.get_running_loop().time()
+    waits = {target: until - now for target, until in record.resting.items()}
+    last = {attempt.target: attempt for attempt in record.attempts}
+    for target, attempt in last.items():
+        if attempt.error and attempt.error.retry_after and attempt.ended:
+            wait = attempt.error.retry_after - (time.monotonic() - attempt.ended)
+            waits[target] = max(wait, waits.get(target, wait))
+    return waits

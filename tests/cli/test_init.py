@@ -18,7 +18,16 @@ from headrace.config.build import build
 from headrace.config.document import parse
 from headrace.config.found import look
 from headrace.testing import Loopback
-from headrace.testing.misbehaviour import COMPLETION, Received, Steps, answers
+from headrace.testing.misbehaviour import (
+    COMPLETION,
+    EVENTS,
+    Act,
+    Received,
+    Steps,
+    answers,
+    status,
+    streams,
+)
 
 from ..end_to_end.serving import running
 from .running import command, headrace
@@ -56,24 +65,34 @@ def _service(asked: Received) -> Steps:
     if asked.target == "/api/chat":
         said = {"role": "assistant", "content": "Hello world"}
         return answers({"model": "m", "message": said, "done": True, "done_reason": "stop"})
+    if asked.method == "POST" and json.loads(asked.body).get("stream"):
+        return streams(*EVENTS)
     return answers(COMPLETION if asked.method == "POST" else {"data": [], "models": []})
 
 
 async def ask(url: str, model: str, *headers: str) -> tuple[int, Any]:
     """Status and body of a chat."""
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    code, _, body = await said(url, model, *headers)
+    return code, json.loads(body)
+
+
+async def said(
+    url: str, model: str, *headers: str, stream: bool = False
+) -> tuple[int, Mapping[str, str], bytes]:
+    """Status, headers and all that is said to a chat."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": stream}
     told = dict(header.split(": ") for header in ("content-type: application/json", *headers))
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), headers=told
     )
 
-    def send() -> tuple[int, Any]:
+    def send() -> tuple[int, Mapping[str, str], bytes]:
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.load(answer)
+                return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.load(error)
+                return error.code, dict(error.headers), error.read()
 
     return await asyncio.to_thread(send)
 
@@ -135,6 +154,51 @@ async def test_what_a_preset_serves_answers(preset: str, upstream: Loopback, her
     assert status == 200, body
     assert body["choices"][0]["message"]["content"] == "Hello world"
     assert stranger == (401 if preset == "team" else 200)
+
+
+@pytest.mark.parametrize(
+    ("preset", "model", "second"),
+    [
+        ("failover", "chat", "second"),
+        ("local-first", "assistant", "cloud"),
+        ("race", "fast", "other"),
+        ("race", "steady", "other"),
+    ],
+)
+async def test_the_second_answers_when_the_first_says_nothing(
+    preset: str, model: str, second: str, upstream: Loopback, here: Path
+) -> None:
+    async with Loopback() as silent:
+        silent.script((Act.STALL,))
+        environ = second_behind(silent, preset, upstream, here)
+        async with running(served_with(), environ) as served:
+            plain = await said(served.url, model)
+            streamed = await said(served.url, model, stream=True)
+
+    for code, headers, body in (plain, streamed):
+        assert (code, headers["x-headrace-upstream"]) == (200, second), body
+        assert headers["x-headrace-attempts"] == "2"
+        assert b"Hello" in body
+
+
+async def test_nobody_waits_for_a_first_that_is_limited(upstream: Loopback, here: Path) -> None:
+    async with Loopback() as limited:
+        limited.script(status(429, {}, "retry-after: 3"))
+        environ = second_behind(limited, "failover", upstream, here)
+        async with running(served_with(), environ) as served:
+            code, headers, _ = await said(served.url, "chat")
+
+    assert (code, headers["x-headrace-upstream"]) == (200, "second")
+    assert [asked.method for asked in limited.requests].count("POST") == 1
+
+
+def second_behind(first: Loopback, preset: str, second: Loopback, file: Path) -> dict[str, str]:
+    """Write a preset that waits less long; and the variables that it needs."""
+    headrace("init", preset)
+    text = file.read_text().replace("https://api.groq.com/openai", second.url)
+    file.write_text(re.sub(r"((first_event|patience|default): )\d+s", r"\g<1>300ms", text))
+    openai = second if preset == "local-first" else first
+    return {**KEYS, "OPENAI_BASE_URL": f"{openai.url}/v1", "OLLAMA_BASE_URL": first.url}
 
 
 async def test_the_limits_of_a_team_are_kept(upstream: Loopback, here: Path) -> None:

@@ -42,9 +42,9 @@ def attempt(upstream: str = "a", *, began: float = 1.0, ended: float = 0.5) -> A
     )
 
 
-def failed(seconds: float | None, *, ago: float = 0.0) -> Attempt:
+def failed(seconds: float | None, upstream: str = "a", *, ago: float = 0.0) -> Attempt:
     """One that was asked to wait so many seconds, that long ago."""
-    made = attempt(ended=ago)
+    made = attempt(upstream, ended=ago)
     made.error = UpstreamError("busy", code="upstream_503", status=503, retry_after=seconds)
     return made
 
@@ -106,6 +106,32 @@ def test_of_many_attempts_the_first_are_told() -> None:
 
     assert told["server-timing"].count("attempt-") == 8
     assert told["x-headrace-attempts"] == "50"
+
+
+# The gateway's own time
+
+
+def test_what_was_waited_for_on_purpose_is_not_the_gateways_own_time() -> None:
+    closed = Record(id="req_1", method="POST", path="/", started=10.0, first_byte=18.0)
+    closed.attempts = [
+        Attempt(target=Target("a"), started=11.0, ended=12.0),
+        Attempt(target=Target("b"), started=12.0, ended=14.0),
+        Attempt(target=Target("a"), started=16.0, first_output=17.5),
+    ]
+    closed.waits = [(12.0, 15.0)]  # beside the second one
+
+    assert closed.overhead == 2.5
+    assert telling(closed)["x-headrace-overhead-ms"] == "2500.0"
+
+
+def test_a_wait_that_was_broken_off_is_known_too() -> None:
+    closed = record()
+
+    with pytest.raises(asyncio.CancelledError), closed.waiting():
+        raise asyncio.CancelledError
+
+    [(began, ended)] = closed.waits
+    assert began <= ended
 
 
 # The attempts in an error
@@ -188,13 +214,36 @@ async def test_an_error_after_one_attempt_has_openais_members_alone() -> None:
 
 async def test_the_one_that_is_free_first_counts() -> None:
     now = asyncio.get_running_loop().time()
-    closed = record(failed(30), failed(None), failed(8, ago=3))
-    closed.resting[Target("c")] = now + 20
+    closed = record(failed(30, "a"), failed(None, "b"), failed(8, "c", ago=3))
+    closed.resting[Target("d")] = now + 20
 
     told = hints(UpstreamError("busy", code="x", status=503), closed)
 
     assert told["retry-after"] == "5"
     assert 4000 < int(told["retry-after-ms"]) <= 5000
+
+
+async def test_of_one_target_the_last_word_counts() -> None:
+    told = hints(UpstreamError("busy", code="x", status=429), record(failed(3, ago=3), failed(7)))
+
+    assert told["retry-after"] == "7"
+
+
+async def test_what_was_waited_for_is_not_told_where_the_last_word_was_none() -> None:
+    told = hints(
+        UpstreamError("busy", code="x", status=429), record(failed(3, ago=3), failed(None))
+    )
+
+    assert "retry-after" not in told
+
+
+async def test_a_target_that_rests_is_not_free_when_it_had_asked_to_come_back() -> None:
+    closed = record(failed(3, ago=3))
+    closed.resting[Target("a")] = asyncio.get_running_loop().time() + 20
+
+    told = hints(UpstreamError("busy", code="x", status=503), closed)
+
+    assert told["retry-after"] == "20"
 
 
 async def test_what_is_over_by_now_is_told_as_at_once() -> None:

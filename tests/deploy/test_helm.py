@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ import yaml
 
 from headrace.version import __version__
 
-from .tools import DEPLOY, check_config, check_fits, check_resources, read
+from .tools import (
+    DEPLOY,
+    check_config,
+    check_fits,
+    check_resources,
+    check_secret,
+    probes,
+    read,
+    told,
+)
 
 CHART = DEPLOY / "helm" / "headrace"
 EVERYTHING = {
@@ -115,6 +125,8 @@ def _undescribed(values: Any, schema: Any, top: Any, at: str = "") -> list[str]:
         ({"drain": "30"}, "drain"),
         ({"service": {"port": 0}}, "port"),
         ({"podLabels": {"a": 1}}, "podLabels"),
+        ({"config": {"server": {"internal": "127.0.0.1:9090"}}}, "internal"),
+        ({"config": {"server": {"port": 8443}}}, "port"),
     ],
 )
 def test_values_that_are_wrong_are_refused(
@@ -142,6 +154,37 @@ def test_a_configuration_of_ones_own_stands_alone_and_keeps_what_the_chart_needs
         "shutdown_delay": "10s",
         "drain": "5s",
     }
+
+
+def test_pods_may_speak_https_and_are_still_probed_by_http(chart: helm.Chart) -> None:
+    first, second = values_told()
+
+    resources = rendered(chart, {**second, "config": {**first["config"], **second["config"]}})
+
+    check_fits(resources, config(resources))
+    assert yaml.safe_load(config(resources))["server"]["tls"]
+    assert resources["Service/gw-headrace"]["spec"]["ports"][0]["port"] == 443
+    assert {probe.get("scheme", "HTTP") for probe in probes(resources)} == {"HTTP"}
+
+
+def test_the_values_of_the_docs_are_good(chart: helm.Chart, tmp_path: Path) -> None:
+    values = values_told()[0]
+
+    resources = rendered(chart, values)
+
+    check_fits(resources, config(resources))
+    check_config(config(resources), tmp_path)
+
+
+def test_the_steps_make_the_secret_with_what_is_read(chart: helm.Chart) -> None:
+    check_secret(told("Helm"), yaml.safe_dump(values_told()[0]))
+    check_secret((CHART / "README.md").read_text(), config(rendered(chart, {})))
+
+
+def values_told() -> list[dict[str, Any]]:
+    """The values that docs/deploying.md shows."""
+    blocks = re.findall("(?s)```yaml other=values\n(.*?)```", told("Helm"))
+    return [yaml.safe_load(block) for block in blocks]
 
 
 def test_a_changed_configuration_makes_new_pods_and_nothing_else_does(chart: helm.Chart) -> None:

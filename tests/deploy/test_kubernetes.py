@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from .tools import DEPLOY, check_config, check_fits, check_resources, program, read, said
+from ..end_to_end.certificates import Authority
+from ..end_to_end.serving import serving
+from .tools import (
+    DEPLOY,
+    check_config,
+    check_fits,
+    check_resources,
+    check_secret,
+    probes,
+    program,
+    read,
+    said,
+    told,
+)
 
 FOLDER = DEPLOY / "kubernetes"
 FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "gateway.yaml")
@@ -77,3 +92,29 @@ def test_a_cluster_without_operators_takes_the_base_alone() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=name)
 def test_every_configuration_is_good_and_asks_for_a_key(path: Path, tmp_path: Path) -> None:
     check_config(path.read_text(), tmp_path)
+
+
+def test_the_steps_make_the_secret_before_the_pods_that_read_it() -> None:
+    steps = told("Kubernetes")
+
+    check_secret(steps, (FOLDER / "example" / "gateway.yaml").read_text())
+    assert steps.index("create secret") < steps.index("kubectl apply --kustomize")
+
+
+async def test_probes_are_answered_where_the_gateway_itself_speaks_https(tmp_path: Path) -> None:
+    Authority().issue(tmp_path)
+    asked = probes(check_resources((FOLDER / "base" / "deployment.yaml").read_text()))
+    text = f"""
+        server:
+          internal: 127.0.0.1:0
+          tls: {{certificate: {tmp_path}/tls.crt, key: {tmp_path}/tls.key}}
+        upstreams: {{a: mock}}
+        routes: {{m: a}}
+        """
+
+    async with serving(text) as served, httpx2.AsyncClient() as http:
+        await served.until(lambda: any("for operators" in line for line in served.said))
+        [internal] = re.findall(r"for operators: (\S+)", "\n".join(served.said))
+        assert served.url.startswith("https:")
+        for probe in asked:
+            assert (await http.get(internal + probe["path"])).status_code == 200

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import configparser
 import re
+import stat
 import sys
 from pathlib import Path
 
 import pytest
 
-from .tools import DEPLOY, HERE, program, said
+from ..cli.running import headrace
+from .tools import DEPLOY, HERE, check_config, program, said, told
 
 UNIT = DEPLOY / "systemd" / "headrace.service"
+CONFIG = DEPLOY / "systemd" / "gateway.yaml"
 
 
 @pytest.fixture
@@ -38,12 +41,51 @@ def test_it_is_left_with_little_that_it_could_do(unit: Path) -> None:
 
 
 def test_it_waits_longer_than_calls_under_way_may_take() -> None:
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read_string(UNIT.read_text())
-    service = parser["Service"]
+    service = section("Service")
 
     assert service["Type"] == "notify"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert int(service["TimeoutStopSec"].removesuffix("s")) > 30
-    assert service["DynamicUser"] == "yes"
+
+
+def test_its_configuration_is_good_and_asks_for_a_key(tmp_path: Path) -> None:
+    check_config(CONFIG.read_text(), tmp_path)
+
+
+def test_it_reads_what_the_steps_have_made_for_its_group_and_needs_nothing_else() -> None:
+    service, steps = section("Service"), told("systemd")
+
+    assert service["User"] == service["Group"] == "headrace"
+    assert (
+        f"useradd --system --home-dir /var/lib/headrace --shell /usr/sbin/nologin {service['User']}"
+        in steps
+    )
+    assert not service.keys() & {"LoadCredential", "DynamicUser", "EnvironmentFile"}
+    made = re.findall(r"install -m 640 -g headrace \S+ (/etc/headrace/\S+)\n", steps)
+    read = re.findall(r"(?m)^(?!\s*#).*[ :](/etc/headrace/[\w./]+)", CONFIG.read_text())
+    assert {*made} == {*read, service["ExecStart"].split()[-1]}
+
+
+def test_what_it_writes_has_a_place() -> None:
+    places = [f"/var/log/{section('Service')['LogsDirectory']}/"]
+
+    written = re.findall(r"file: (/var/\S+),", CONFIG.read_text())
+    assert [path for path in written if not path.startswith(tuple(places))] == []
+    assert written
+
+
+def test_a_file_of_keys_that_is_there_keeps_who_may_read_it(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.touch()
+    keys.chmod(0o640)
+
+    assert headrace("keys", "add", "somebody", "--file", str(keys)).exit_code == 0
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o640
+
+
+def section(name: str) -> configparser.SectionProxy:
+    """A section of the unit; of what stands there several times, the last."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(UNIT.read_text())
+    return parser[name]

@@ -95,7 +95,7 @@ def _labels(name: str) -> set[str]:
 _OF_THE_MOMENT = {
     "headrace_build_info": ("version",),
     "headrace_config_info": ("hash",),
-    "headrace_target_closed": ("upstream", "model"),
+    "headrace_target_resting": ("upstream", "model"),
 }
 """Labels of what is not counted but looked at."""
 

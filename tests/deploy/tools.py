@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -58,10 +59,29 @@ def check_config(text: str, folder: Path) -> None:
     """This gateway.yaml is good where its secrets are, and asks whoever reaches it for a key."""
     keys, file = folder / "keys.yaml", folder / "gateway.yaml"
     assert headrace("keys", "add", "somebody", "--file", str(keys)).exit_code == 0
-    file.write_text(text.replace("/run/secrets/headrace/keys.yaml", str(keys)))
+    here = re.sub(r"/[\w/]+/keys\.yaml", str(keys), text).replace("/var/log/headrace", str(folder))
+    file.write_text(here)
     result = headrace("check", "--unset-ok", str(file), HOST="0.0.0.0")
     assert result.exit_code == 0, result.output
     assert yaml.safe_load(text)["server"].get("auth") is None
+
+
+def told(heading: str) -> str:
+    """What docs/deploying.md says below a heading."""
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def check_secret(steps: str, config: str) -> None:
+    """These steps make the Secret with each file that `config` reads, where a namespace is."""
+    [(before, made)] = re.findall(
+        r"(?s)^(.*)\nkubectl --namespace headrace create secret generic headrace ([^\n]*)", steps
+    )
+    files = re.findall(r"--from-file=(\S+)", made)
+    assert {*files} == {*re.findall(r"/run/secrets/headrace/([\w.]+)", config)}
+    assert re.search("kubectl create namespace headrace|kubectl apply .*namespace.yaml", before)
+    for file in files:
+        assert re.search(rf"(--file|>) {file}\n", before + "\n"), f"nothing makes {file}"
 
 
 def check_resources(text: str) -> dict[str, dict[str, Any]]:
@@ -82,6 +102,13 @@ def pods(resources: dict[str, dict[str, Any]]) -> Iterator[Any]:
     for one in resources.values():
         if one["kind"] == "Deployment":
             yield one["spec"]["template"]["spec"]
+
+
+def probes(resources: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """What Kubernetes asks a pod by HTTP."""
+    [pod] = pods(resources)
+    found = [probe for name, probe in pod["containers"][0].items() if name.endswith("Probe")]
+    return [probe["httpGet"] for probe in found]
 
 
 def _check_restricted(pod: Any) -> None:
@@ -129,6 +156,8 @@ def check_fits(resources: dict[str, dict[str, Any]], config: str) -> None:
                 wanted = one["spec"]["selector"]["matchLabels"]
                 assert wanted.items() <= services[endpoint["port"]].items()
     server = yaml.safe_load(config)["server"]
-    assert server["internal"].endswith(f":{ports['internal']}")
+    assert server["internal"] == f"0.0.0.0:{ports['internal']}"
+    for probe in probes(resources):
+        assert probe["port"] == "internal", "the other port may speak HTTPS"
     ends = seconds(server["shutdown_delay"]) + seconds(server["drain"])
     assert pod["terminationGracePeriodSeconds"] >= ends + 5

@@ -28,7 +28,7 @@ from .serving import MOCK, ran
 YAML = [block for block in blocks("yaml") if not block.words.keys() & {"wrong", "other"}]
 SHELL = {
     *("curl", "export", "openssl", "pip", "printf", "pytest", "python", "sha256sum", "uvicorn"),
-    *("docker", "grep", "helm", "install", "kubectl", "systemctl", "tail"),
+    *("docker", "grep", "helm", "install", "kubectl", "systemctl", "tail", "useradd"),
 }
 """Commands, beside headrace and make, that a page may tell people to type."""
 KEYS = ROOT / "examples" / "api-keys"

@@ -85,6 +85,16 @@ async def test_a_line_has_every_attempt(log: pytest.LogCaptureFixture, upstream:
     assert line["upstream"] == "b"
 
 
+async def test_a_call_that_failed_names_the_upstream_that_its_client_is_told(
+    log: pytest.LogCaptureFixture, upstream: Upstream
+) -> None:
+    upstream.script(refuses(503))
+
+    line = await logged(log, upstream, model="fast")
+
+    assert (line["outcome"], line["upstream"], line["model"]) == ("failed", "b", "large")
+
+
 async def test_a_line_says_who_won_a_race_and_what_the_others_cost(
     log: pytest.LogCaptureFixture, upstream: Upstream
 ) -> None:

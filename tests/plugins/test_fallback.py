@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from headrace import (
@@ -11,11 +13,13 @@ from headrace import (
     Duration,
     Failure,
     Next,
+    Others,
     Reply,
     Rests,
     Unsupported,
     UpstreamError,
     compose,
+    leaves,
 )
 from headrace.attempts import Attempts
 from headrace.attempts import Upstream as Configured
@@ -285,6 +289,52 @@ async def test_why_one_has_failed_says_more_than_that_another_rests() -> None:
     assert upstream.asked == ["a"]
 
 
+# Those below are told whether there are others
+
+
+LIMITED = UpstreamError("busy", code="upstream_429", said=429, retry_after=3)
+
+
+async def others_of(*fallbacks: Fallback, rests: Rests | None = None, **asked: Any) -> list[str]:
+    """The targets below which somebody may count on another one, when they are limited."""
+    counting: list[str] = []
+
+    async def below(call: Call, call_next: Next) -> Reply:
+        others = call.told(Others)
+        if others and others.asked_after(LIMITED):
+            counting.extend(target.upstream for target in leaves(call.targets))
+        return await call_next(call)
+
+    upstream = Upstream()
+    upstream.script(down())
+    with pytest.raises(UpstreamError):
+        await compose([*fallbacks, below], attempts_of(upstream, rests or Rests()))(call(**asked))
+    return counting
+
+
+async def test_all_but_the_last_can_count_on_another_one() -> None:
+    assert await others_of(Fallback(), targets=["a", "b", "c"]) == ["a", "b"]
+
+
+async def test_the_last_of_a_group_can_count_on_the_next_group() -> None:
+    nested = [["a", "b"], ["c", "d"]]
+
+    assert await others_of(Fallback(), Fallback(), targets=nested) == ["a", "b", "c"]
+
+
+async def test_nobody_counts_on_others_that_are_not_asked_after_such_a_failure() -> None:
+    picky = Fallback(when=[Failure("connect_failed")])
+
+    assert await others_of(picky, targets=["a", "b"]) == []
+
+
+async def test_nobody_counts_on_others_that_are_closed() -> None:
+    rests = Rests()
+    rests.rest(("b", None), 30, why="down", closed=True)
+
+    assert await others_of(Fallback(rests=rests), rests=rests, targets=["a", "b"]) == []
+
+
 def attempts_of(upstream: Upstream, rests: Rests) -> Attempts:
-    configured = {name: Configured(name=name, forward=upstream) for name in ("a", "b")}
+    configured = {name: Configured(name=name, forward=upstream) for name in "abcd"}
     return Attempts(configured, rests=rests)

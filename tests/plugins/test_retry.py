@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from headrace import Call, Duration, Reply, UpstreamError
+from headrace import Call, Duration, Failure, Others, Reply, UpstreamError
 from headrace.budget import Budget
 from headrace.testing import (
     Client,
@@ -26,6 +26,7 @@ from headrace.testing import (
     text,
 )
 from headrace.testing.misbehaviour import status
+from headrace.testing.script import Act
 from headrace_plugins.retry import Retry
 
 
@@ -237,6 +238,71 @@ async def test_a_stream_is_asked_again_only_before_its_first_words(upstream: Wat
         await raw(reply)
 
     assert len(upstream.asked) == 2
+
+
+async def test_its_waits_are_not_taken_for_time_that_the_gateway_needs(upstream: Watched) -> None:
+    upstream.script(refuses(429, retry_after=3), says("hello"))
+    asked = call()
+
+    await raw(await ask(retry(), upstream=upstream, call=asked))
+
+    [(began, ended)] = asked.record.waits
+    first, second = asked.record.attempts
+    assert first.ended
+    assert first.ended <= began <= ended <= second.started
+
+
+# Where others can be asked instead
+
+
+OTHERS = Others(lambda error: error.elsewhere)
+NOBODY = Others(lambda error: False)
+
+
+@pytest.mark.parametrize("failing", [refuses(429, retry_after=3), refuses(503, retry_after=0.1)])
+async def test_nobody_waits_for_one_target_while_another_is_free(
+    upstream: Watched, failing: Act
+) -> None:
+    upstream.script(failing, says("too late"))
+
+    with pytest.raises(UpstreamError):
+        await ask(retry(), upstream=upstream, call=call().telling(OTHERS))
+
+    assert upstream.times == [0]
+
+
+@pytest.mark.parametrize("when", [None, [Failure("first_byte_timeout")]])
+async def test_silence_is_not_repeated_while_another_is_free(
+    upstream: Watched, when: list[Failure] | None
+) -> None:
+    upstream.script(silent(), says("too late"))
+
+    with pytest.raises(UpstreamError):
+        await ask(Retry(when=when), upstream=upstream, call=call(stream=True).telling(OTHERS))
+
+    assert upstream.times == [0]
+
+
+@pytest.mark.parametrize("failing", [down(), refuses(429), refuses(500), breaks()])
+async def test_what_has_failed_quickly_is_asked_again_all_the_same(
+    upstream: Watched, failing: Act
+) -> None:
+    upstream.script(failing, says("hello"))
+
+    reply = await ask(retry(), upstream=upstream, call=call().telling(OTHERS))
+
+    assert await text(reply) == "hello"
+
+
+@pytest.mark.parametrize("failing", [refuses(429, retry_after=3), silent()])
+async def test_others_that_are_not_asked_after_such_a_failure_are_no_reason_to_give_up(
+    upstream: Watched, failing: Act
+) -> None:
+    upstream.script(failing, says("hello"))
+
+    reply = await ask(retry(), upstream=upstream, call=call(stream=True).telling(NOBODY))
+
+    assert await text(reply) == "hello"
 
 
 def test_it_asks_at_least_once() -> None:

@@ -17,7 +17,7 @@ def written_down(asking: Question, flight: Flight) -> None:
         return
     error = flight.error
     if isinstance(error, CallError):
-        record.code, record.said = error.code, error.message
+        record.code, record.said = error.code, error.for_log
     if error is None:
         record.close("ok")
     elif isinstance(error, asyncio.CancelledError):

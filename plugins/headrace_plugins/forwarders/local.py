@@ -10,11 +10,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Literal, Self
 
 from headrace import (
     PASSTHROUGH,
     Call,
+    File,
     Finding,
     Found,
     Reply,
@@ -27,7 +28,7 @@ from headrace_plugins.forwarders.local_model.server import ModelServer, ModelSer
 
 logger = logging.getLogger("headrace.local")
 
-_DEFAULT = "smollm2-135m-instruct"
+_DEFAULT: Final = "smollm2-135m-instruct"
 _NOT_STARTED = "http://127.0.0.1:0"
 
 
@@ -40,7 +41,7 @@ class Local:
     gateway goes. It knows no tools and no images.
     """
 
-    model: str = _DEFAULT
+    model: Literal["smollm2-135m-instruct"] | File = _DEFAULT
     """A known model (`smollm2-135m-instruct`, fetched when it is not there), or a .gguf file."""
     context: int = 2048
     """Tokens of one call, prompt and answer together."""

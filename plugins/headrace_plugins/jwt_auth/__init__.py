@@ -10,6 +10,7 @@ from headrace import (
     Call,
     Caller,
     Duration,
+    File,
     Finding,
     Next,
     Reply,
@@ -49,7 +50,7 @@ class JwtAuth:
     """The secret that the issuer signs with; at least 32 bytes."""
     public_key: str | None = None
     """The issuer's public key in PEM."""
-    jwks: str | None = None
+    jwks: File | str | None = None
     """The issuer's public keys as a JWK Set: its URL, or a file, which is watched."""
     algorithms: list[Algorithm] | None = None
     """Algorithms that may sign. If not written: `HS256` with a `secret`, else all but `HS…`.

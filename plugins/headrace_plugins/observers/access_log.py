@@ -53,7 +53,7 @@ class AccessLog:
 
 def line(record: Record) -> dict[str, Any]:
     """The members of a line, in the order in which a person reads them."""
-    usage, caller = record.usage, record.caller
+    usage, caller, named = record.usage, record.caller, record.named
     return {
         "time": record.began.isoformat(timespec="milliseconds"),
         "id": record.id,
@@ -67,8 +67,8 @@ def line(record: Record) -> dict[str, Any]:
         "operation": record.operation,
         "asked": record.asked,
         "route": record.route,
-        "upstream": record.answered.target.upstream if record.answered else None,
-        "model": record.answered.model if record.answered else None,
+        "upstream": named.target.upstream if named else None,
+        "model": named.model if named else None,
         "instead": record.instead or None,
         "stream": record.stream,
         "status": record.status,
@@ -116,8 +116,8 @@ def told(record: Record) -> Iterator[tuple[str, str]]:
     yield f"{took:.3f}s", ""
     asked = record.asked or f"{record.method} {record.path}"
     yield _safe(f"{record.operation or ''} {asked}".strip()), ""
-    if answered := record.answered:
-        yield _safe(f"→ {answered.target.upstream}/{answered.model or '?'}"), ""
+    if named := record.named:
+        yield _safe(f"→ {named.target.upstream}/{named.model or '?'}"), ""
     elif record.cache and record.cache.status in ("hit", "stale", "shared"):
         yield "→ cache", ""
     if len(record.attempts) > 1:

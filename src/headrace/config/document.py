@@ -86,6 +86,10 @@ class Document:
     """Every `include`, as `glob` takes it: a new file that it matches would be read too."""
     versions: Versions
     """What distinguishes those files from their next versions."""
+    folders: Mapping[Path, pathlib.Path]
+    """Where relative paths begin: of all of it, and of what other folders' files have added."""
+    unset_ok: bool = False
+    """Whether a file that is not there is as good as one that is."""
     beside: Mapping[pathlib.Path, Version] = field(default_factory=dict)
     """The files among them that parts have read as they were made."""
     _spots: dict[Path, Spot] = field(repr=False)
@@ -106,7 +110,7 @@ class Document:
 
         Their files are its own, too, then.
         """
-        if self.problems or self.value != before.value:
+        if self.problems or (self.value, self.folders) != (before.value, before.folders):
             return False
         if before.beside != {file: version(file) for file in before.beside}:
             return False
@@ -118,7 +122,9 @@ class Document:
         told = {name: getattr(self, name) for name in ("value", "patterns", "versions")}
         told |= {name: [*getattr(self, name)] for name in ("expanded", "unset")}
         beside = [(str(file), found) for file, found in self.beside.items()]
-        return {**told, "files": [*map(str, self.files)], "beside": beside}
+        folders = [(path, str(folder)) for path, folder in self.folders.items()]
+        files = [*map(str, self.files)]
+        return {**told, "files": files, "folders": folders, "beside": beside}
 
     @classmethod
     def of_json(cls, told: Mapping[str, Any]) -> Self:
@@ -134,6 +140,7 @@ class Document:
             files=files,
             patterns=told["patterns"],
             versions=(tuple(map(_as_version, found)), tuple(matching)),
+            folders={tuple(path): pathlib.Path(folder) for path, folder in told["folders"]},
             beside={pathlib.Path(file): _as_version(found) for file, found in told["beside"]},
             _spots={(): Spot(None, Span(Source(name, b"", pathlib.Path(".")), 0, 0))},
         )
@@ -154,9 +161,17 @@ class Document:
             return [self._masked((*path, number), inner) for number, inner in enumerate(value)]
         return value
 
-    def place(self, path: Path) -> Place:
-        """Where the value at `path` stands, or the nearest one around it."""
-        return self._nearest(path).value.place()
+    def folder(self, path: Path) -> pathlib.Path:
+        """Where a relative path begins that is the value at `path`."""
+        ways = (path[:length] for length in range(len(path), -1, -1))
+        return next(self.folders[way] for way in ways if way in self.folders)
+
+    def place(self, path: Path, *, clear: bool = False) -> Place:
+        """Where the value at `path` stands, or the nearest one around it.
+
+        A value that is `clear` is shown whatever its key is called.
+        """
+        return self._nearest(path).value.place(clear=clear)
 
     def key_place(self, path: Path) -> Place:
         """Where the key of the value at `path` stands, or the nearest one around it."""
@@ -180,8 +195,21 @@ def _read(first: Source, around: Surroundings) -> Document:
         files=list(around.files),
         patterns=sections.patterns,
         versions=_versions(around.files, sections.patterns),
+        folders=_folders(first.folder, values.spots),
+        unset_ok=around.unset_ok,
         _spots=values.spots,
     )
+
+
+def _folders(first: pathlib.Path, spots: Mapping[Path, Spot]) -> dict[Path, pathlib.Path]:
+    """The folder of all, and those of what other files have added: sections, and what is in them."""
+    found = {path: spot.value.source.folder for path, spot in spots.items() if len(path) <= _ADDED}
+    found[()] = first
+    return {path: it for path, it in found.items() if not path or it != found[path[:-1]]}
+
+
+_ADDED = 2
+"""So long is the way to what a file may add to the others."""
 
 
 def _as_version(found: Sequence[int] | None) -> Version:

@@ -17,7 +17,7 @@ from headrace.chain import Plugins
 from headrace.config.fields import Option, options_of, part_in
 from headrace.config.plan import Plan
 from headrace.config.problems import looks_secret, mask
-from headrace.options import Duration, Secret, Sha256
+from headrace.options import Duration, File, Secret, Sha256
 from headrace.registry import Group, name_of
 from headrace.routing import Route
 
@@ -183,8 +183,8 @@ class Shown:
                 Covered.over((key, inner), str(self.plain(getattr(inner, "name", inner))))
                 for key, inner in value.items()
             ]
-        hides = looks_secret(name) and value is not None
-        return Covered.over(value) if hides else self.plain(value)
+        shown = value is None or isinstance(value, File) or not looks_secret(name)
+        return self.plain(value) if shown else Covered.over(value)
 
     def plain(self, value: Any) -> Any:
         """Any value."""

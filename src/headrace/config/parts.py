@@ -5,8 +5,10 @@ What came from `${…}` is in no message; what could not be had is not judged.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +20,7 @@ from headrace.config.document import Document, Path
 from headrace.config.fields import adapter, options_of, part_in
 from headrace.config.handover import Handover
 from headrace.config.problems import Problem, did_you_mean, looks_secret
+from headrace.options import File
 from headrace.registry import Group
 
 __all__ = ["Named", "Parts", "options_of", "words"]
@@ -44,7 +47,9 @@ class Parts:
         self.document = document
         self.handover = handover or Handover()
         self.problems: list[Problem] = list(document.problems)
-        self._unsure: Set[Path] = document.unset
+        self._unsure: tuple[Set[Path], ...] = (document.unset,)
+        self._clear: set[Path] = set()
+        """Values that name files, so that they can be shown."""
         self._adapters: dict[str, TypeAdapter[Any]] = {}
         self.chain: Callable[[Path, Any], Plugins] = self._plugins
         """Makes what an option that takes plugins holds; `Chains` knows the names of chains."""
@@ -53,7 +58,7 @@ class Parts:
     def lenient(self, lenient: bool) -> Iterator[None]:
         """Within this, what `${…}` gave is not judged: right for what is switched off."""
         before = self._unsure
-        self._unsure = before | self.document.expanded if lenient else before
+        self._unsure = (*before, self.document.expanded) if lenient else before
         try:
             yield
         finally:
@@ -61,11 +66,14 @@ class Parts:
 
     def sure(self, path: Path) -> bool:
         """Whether what stands at `path`, and all that is in it, can be judged."""
-        return not any(unsure[: len(path)] == path for unsure in self._unsure)
+        return not any(place[: len(path)] == path for some in self._unsure for place in some)
 
     def problem(self, path: Path, message: str, *, key: bool = False) -> None:
         """Note a problem with the value at `path`, or with its key."""
-        place = self.document.key_place(path) if key else self.document.place(path)
+        if key:
+            place = self.document.key_place(path)
+        else:
+            place = self.document.place(path, clear=path in self._clear)
         self.problems.append(Problem(place, message))
 
     def quoted(self, path: Path, text: str) -> str:
@@ -133,7 +141,7 @@ class Parts:
 
     def fill(self, part: type[Part], path: Path, value: Any, what: str) -> Part | None:
         """An object of class `part` with the options that stand at `path`; None after a problem."""
-        if path in self._unsure:
+        if any(path in some for some in self._unsure):
             return None
         shorthand: str | None = getattr(part, "shorthand", None)
         bare = shorthand is not None and not isinstance(value, dict | None)
@@ -180,10 +188,20 @@ class Parts:
             filled = self.fill(part, path, value, what)
             return _NONE if filled is None else filled
         try:
-            return self._adapter(kind).validate_python(value)
+            place = partial(self._begun, path)
+            return self._adapter(kind).validate_python(value, context=place)
         except ValidationError as error:
             self._refuse(path, what, error.errors(include_url=False))
             return _NONE
+
+    def _begun(self, path: Path, file: File) -> File:
+        """A file that is named at `path`, from where the process runs."""
+        begun = file.within(self.document.folder(path))
+        if path not in self.document.expanded:
+            self._clear.add(path)
+        if self.document.unset_ok and not os.path.exists(begun):
+            self.document.unset.add(path)
+        return begun
 
     def _plugins(self, path: Path, value: Any) -> Plugins:
         items = enumerate(value if isinstance(value, list) else [value])

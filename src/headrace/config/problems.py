@@ -25,6 +25,8 @@ class Place:
     column: int
     width: int = 1
     source: str = ""
+    clear: str = ""
+    """What stands there, if it is no secret whatever it looks like."""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
@@ -84,8 +86,9 @@ def mask(line: str) -> str:
         if key and looks_secret(key[0]):
             value = (_FLOW_VALUE if depth > 0 else _BLOCK_VALUE).match(line, at)
             if value:
-                done.append(value[1] + cover(value[2]))
-                at = value.end()
+                text = value[2].rstrip()
+                done.append(value[1] + cover(text))
+                at = value.start(2) + len(text)
     line = "".join(done) + line[at:]
     for bare in _BARE:
         line = bare.sub(lambda match: match[1] + cover(match[2]), line)
@@ -93,7 +96,12 @@ def mask(line: str) -> str:
 
 
 def cover(text: str) -> str:
-    """`*` for each character, but for the blanks before it, line ends and what a `${…}` names."""
+    """`*` for each character, but for the blanks before it, line ends and what a `${…}` names.
+
+    Quotes are shown around what begins and ends with a `${…}`.
+    """
+    if quoted := _QUOTED_REFERENCE.fullmatch(text):
+        return f"{quoted[1]}{cover(quoted[2])}{quoted[1]}"
 
     def covered(part: re.Match[str]) -> str:
         kept, reference, default, end = part.groups()
@@ -111,7 +119,7 @@ _SECRET = re.compile(
 )
 _KEY = re.compile(r"[\w.-]+(?=[\"']?\s*$)")
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|\[[^\]]*\]?"
-_FLOW_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{,\]}}#][^,\]}}]*)")
+_FLOW_VALUE = re.compile(rf"(\s*)({_REFERENCE}|{_QUOTED}|[^\s{{,\]}}#](?:(?!\s#)[^,\]}}])*)")
 _BLOCK_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{#](?:(?!\s#).)*)")
 _BARE = (
     re.compile(r"(://[^\s\"'/@:]{0,256}:)([^\s\"']{1,256})(?=@)"),  # redis://user:password@host
@@ -139,7 +147,8 @@ def _snippet(place: Place) -> list[str]:
         return []
     first = max(0, place.column - 1 - COLUMNS)
     caret = place.column - 1 - first
-    cells = [_visible(char) for char in mask(place.source)[first : place.column + COLUMNS]]
+    shown = _with(mask(place.source), place.column - 1, place.clear)
+    cells = [_visible(char) for char in shown[first : place.column + COLUMNS]]
     widths = [_columns(cell) for cell in cells]
     left, right = _window(widths, caret)
     before = "…" if first + left > 0 else ""
@@ -151,6 +160,11 @@ def _snippet(place: Place) -> list[str]:
         f"  {number} | {before}{''.join(cells[left:right])}{after}",
         f"  {' ' * len(number)} | {' ' * indent}{'^' * carets}",
     ]
+
+
+def _with(line: str, at: int, text: str) -> str:
+    """A line in which `text` stands in place of what is there."""
+    return line[:at] + text + line[at + len(text) :]
 
 
 def _window(widths: list[int], caret: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from headrace.call import Timeouts
 from headrace.caller import Quota
 from headrace.config.listening import checked
 from headrace.health import Health
-from headrace.options import Duration, Secret, Size
+from headrace.options import Duration, File, Secret, Size
 from headrace.prices import Price, installed
 
 Number = TypeVar("Number", bound=float)
@@ -63,9 +63,9 @@ class TimeoutOptions:
 class Tls:
     """HTTPS without a proxy in front."""
 
-    certificate: str
+    certificate: File
     """A file in PEM: the certificate, and behind it those that lead to its authority."""
-    key: str
+    key: File
     """A file in PEM: its private key, without a password."""
 
 

@@ -36,14 +36,15 @@ class Source:
         found = sorted(self.found, key=lambda item: item[0].start)
         return [Problem(span.place(), message) for span, message in found]
 
-    def place(self, start: int, end: int) -> Place:
-        """Where these characters stand, as an editor counts."""
+    def place(self, start: int, end: int, *, clear: bool = False) -> Place:
+        """Where these characters stand, as an editor counts; `clear` shows them all the same."""
         # Not PyYAML's line and column, whose lines end at U+0085 and U+2028 too.
         line = bisect_right(self._starts, start) - 1
         source = self._lines[line]
         column = start - self._starts[line]
         width = len(source[column : column + end - start].rstrip())
-        return Place(self.name, line + 1, column + 1, max(1, width), source)
+        shown = self.text[start : start + width] if clear else ""
+        return Place(self.name, line + 1, column + 1, max(1, width), source, shown)
 
     def hides(self, offset: int) -> bool:
         """Whether what stands there must not be named in a message either."""
@@ -85,9 +86,9 @@ class Span(NamedTuple):
     start: int
     end: int
 
-    def place(self) -> Place:
-        """Where they stand."""
-        return self.source.place(self.start, self.end)
+    def place(self, *, clear: bool = False) -> Place:
+        """Where they stand; where that is `clear`, they are no secret."""
+        return self.source.place(self.start, self.end, clear=clear)
 
     def report(self, message: str) -> None:
         """Note what is wrong with them."""

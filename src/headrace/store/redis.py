@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import AfterValidator
 
 from headrace.finding import Finding
-from headrace.options import Count, Duration, Secret, Size
+from headrace.options import Count, Duration, File, Secret, Size
 from headrace.reply import shielded
 from headrace.store import Full, Step, Store, Unavailable, tag_of, together
 from headrace.store.redis_replies import as_it_is, done, flag, marked, policy_of
@@ -55,7 +55,7 @@ class Redis(Store):
     """How long one operation may take, connecting and waiting included."""
     value: Size = field(default_factory=lambda: Size(1_000_000))
     """How large a single value may be, in bytes."""
-    ca: str | None = None
+    ca: File | None = None
     """A file of certificate authorities to verify it by, in place of this machine's."""
 
     shorthand: ClassVar = "url"
@@ -241,12 +241,18 @@ class Redis(Store):
         return f"{self.prefix}:{kind}:{key}".encode(errors="surrogatepass")
 
 
+def _absolute(text: str) -> File:
+    if not text.startswith("/"):
+        raise ValueError("must begin with a slash; a relative path goes into the option 'ca'")
+    return File.parse(text)
+
+
 _PARAMETERS: Mapping[str, Callable[[str], object]] = {
     "prefix": str,
     "connections": Count.parse,
     "timeout": Duration.parse,
     "value": Size.parse,
-    "ca": str,
+    "ca": _absolute,
 }
 _KNOWN = f"there are {', '.join(map(repr, _PARAMETERS))}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from headrace import Duration, Happening, Record, Size, Vitals, Writer, json_line
+from headrace import Duration, File, Happening, Record, Size, Vitals, Writer, json_line
 
 _LONGEST = 500
 """Characters of what a client chose."""
@@ -26,7 +26,7 @@ class Audit:
     up to 10,000 of them; what is dropped then is counted in `headrace_log_dropped_total`.
     """
 
-    file: str
+    file: File
     """Where, in a folder that is there. Nobody but the gateway's own user can read it."""
     size: Size = field(default_factory=lambda: Size(100_000_000))
     """How large it grows before it is put aside, and another one is begun."""

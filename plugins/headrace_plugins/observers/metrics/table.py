@@ -47,7 +47,7 @@ TABLE: Mapping[str, Metric] = {
         _TOKEN,
     ),
     "headrace_overhead_seconds": Metric(
-        "To the first byte of an answer, without the time in which an upstream was working.",
+        "To the first byte of an answer, while no upstream worked and no plugin waited on purpose.",
         (),
         _OVERHEAD,
     ),
