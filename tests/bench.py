@@ -118,45 +118,57 @@ class Load:
 
 
 @contextmanager
-def _process(*command: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+def process(*command: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends when it is left."""
+    started = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, bufsize=1)
     try:
-        yield process
+        yield started
     finally:
-        process.terminate()
-        process.wait(10)
+        started.terminate()
+        started.wait(10)
 
 
-def _cpu(process: subprocess.Popen[str]) -> float:
+@contextmanager
+def answering() -> Iterator[int]:
+    """The port of an upstream in a process of its own."""
+    with process(sys.executable, __file__, "upstream") as asked:
+        assert asked.stdout
+        yield int(asked.stdout.readline())
+
+
+@contextmanager
+def serving(config: str) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
+    """A gateway in a process of its own, its port, and what it runs on."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "gateway.yaml")
+        file.write_text(config)
+        command = (sys.executable, "-m", "headrace", "serve", str(file), "--port", "0")
+        with process(*command, stdout=subprocess.DEVNULL) as gateway:
+            assert gateway.stderr
+            lines: list[str] = []
+            while not (lines and "curl" in lines[-1]):
+                lines.append(gateway.stderr.readline())
+                assert lines[-1], "".join(lines)  # it has ended
+            port = int(re.findall(r"live at http://127\.0\.0\.1:(\d+)", "".join(lines))[0])
+            yield gateway, port, next(line for line in lines if "runs on" in line).strip()
+
+
+def cpu(process: subprocess.Popen[str]) -> float:
+    """Seconds of a processor that it has taken so far."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def main() -> None:
     """Measure, and print a table."""
-    with (
-        _process(sys.executable, __file__, "upstream") as asked,
-        tempfile.TemporaryDirectory() as d,
-    ):
-        assert asked.stdout
-        port = int(asked.stdout.readline())
-        file = Path(d, "gateway.yaml")
-        file.write_text(
+    with answering() as port:
+        config = (
             "server: {observers: []}\n"
             f"upstreams: {{a: {{forwarder: {{openai: {{base_url: 'http://127.0.0.1:{port}/v1'}}}}}}}}\n"
             "routes: {'*': a}\n"
         )
-        command = (sys.executable, "-m", "headrace", "serve", str(file), "--port", "0")
-        with _process(*command) as gateway:
-            assert gateway.stderr
-            lines: list[str] = []
-            while not (lines and "curl" in lines[-1]):
-                lines.append(gateway.stderr.readline())
-                assert lines[-1], "".join(lines)  # it has ended
-            own = int(re.findall(r"live at http://127\.0\.0\.1:(\d+)", "".join(lines))[0])
-            print(next(line for line in lines if "runs on" in line).strip())
+        with serving(config) as (gateway, own, runs_on):
+            print(runs_on)
             print(f"{'':24}{'direct/s':>10}{'gateway/s':>11}{'ratio':>7}{'CPU us':>9}")
             for name, stream, clients in (
                 ("plain, 1 client", False, 1),
@@ -167,9 +179,9 @@ def main() -> None:
                 if sys.stderr.isatty():
                     print(f"measuring {name} ...", file=sys.stderr)
                 direct = asyncio.run(Load(port, stream, clients).run())
-                before, began = _cpu(gateway), time.monotonic()
+                before, began = cpu(gateway), time.monotonic()
                 through = asyncio.run(Load(own, stream, clients).run())
-                each = (_cpu(gateway) - before) / (through * (time.monotonic() - began)) * 1e6
+                each = (cpu(gateway) - before) / (through * (time.monotonic() - began)) * 1e6
                 told = f"{each:9.0f}" + (f"  ({each / EVENTS:.1f} an event)" if stream else "")
                 print(f"{name:24}{direct:10.0f}{through:11.0f}{through / direct:7.2f}{told}")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 from headrace import (
     Call,
@@ -50,20 +49,6 @@ class AnyOf:
             if not getattr(plugin, "authenticates", False):
                 name = type(plugin).__name__
                 raise ValueError(f"{name} does not find out who asks; put it outside of any_of")
-        self._stack = AsyncExitStack()
-
-    async def __aenter__(self) -> Self:
-        """Open those that must be opened."""
-        async with AsyncExitStack() as stack:
-            for plugin in self.plugins:
-                if isinstance(plugin, AbstractAsyncContextManager):
-                    await stack.enter_async_context(plugin)
-            self._stack = stack.pop_all()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Close them again."""
-        await self._stack.aclose()
 
     async def examine(self) -> AsyncIterator[Finding]:
         """What those find that try what they lean on."""

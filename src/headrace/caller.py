@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from headrace.errors import Forbidden
 from headrace.given import given
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from headrace.call import Call
     from headrace.chain import Next
     from headrace.reply import Reply
+
+Identity: TypeAlias = tuple[str, str, str]
+"""Of what kind somebody is, by which name, and with which issuer, "" where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Caller:
     _: KW_ONLY
     id: str | None = None
     """Who exactly, where several go by one name: a token's subject, a key's name."""
+    issuer: str | None = None
+    """Who has issued its token: elsewhere, the same `id` or `tenant` is somebody else's."""
     tenant: str | None = None
     """Whose data it works on: answers of one tenant are never shown to another."""
     groups: tuple[str, ...] = ()
@@ -67,9 +72,19 @@ class Caller:
     """Whether `name` is an entry of `callers`."""
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """What nobody else is: an entry of `callers`, or an id that no entry is about."""
-        return ("entry", self.name) if self.listed else ("id", self.id or self.name)
+    def identity(self) -> Identity:
+        """What nobody else is: an entry of `callers`, or a person whom no entry is about."""
+        return ("entry", self.name, "") if self.listed else self.person
+
+    @property
+    def person(self) -> Identity:
+        """Who exactly it is: by the name of its key, or by its id with whom its token is from."""
+        return ("key" if self.key else "id", self.id or self.name, self.issuer or "")
+
+    @property
+    def owner(self) -> Identity:
+        """Whose data it works on: its tenant's, else its own."""
+        return ("tenant", self.tenant, self.issuer or "") if self.tenant else self.person
 
     def may(self, model: str) -> bool:
         """Whether it may use the model of that name."""

@@ -19,10 +19,11 @@ class Caretaker:
     """Opens parts and closes them, all of it in one task of its own.
 
     What a part opens may be left by the task alone that entered it, and a configuration can be
-    changed from any.
+    changed from any. `needed` tells the parts that are in use; it is asked when it matters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, needed: Callable[[], Iterable[object]]) -> None:
+        self._needed = needed
         self._open: dict[int, AbstractAsyncContextManager[Any]] = {}
         self._asked: asyncio.Queue[tuple[_Work, asyncio.Future[None]] | None] = asyncio.Queue()
         self._current: asyncio.Future[None] | None = None
@@ -34,22 +35,25 @@ class Caretaker:
         try:
             yield
         finally:
+            if self._current:  # an opening that hangs would keep everything else open
+                self._task.cancel()
             await shielded(self._do(lambda: self._leave(())))
             self._asked.put_nowait(None)
             await shielded(self._task)
 
-    async def open(self, parts: Iterable[object]) -> None:
+    async def open(self, parts: Iterable[object], *, within: float | None = None) -> None:
         """Open those that are not open; if one fails, those that were opened before it are closed.
 
-        Raises what the part raised.
+        Raises what the part raised, and `TimeoutError` where it took more than `within` seconds.
         """
         wanted = [part for part in parts if isinstance(part, AbstractAsyncContextManager)]
-        await self._do(lambda: self._enter(wanted))
+        async with asyncio.timeout(within):
+            await self._do(lambda: self._enter(wanted))
 
-    async def keep(self, parts: Iterable[object]) -> None:
-        """Close all but these."""
-        kept = list(parts)
-        await self._do(lambda: self._leave(kept))
+    def tidy(self) -> None:
+        """Close what nobody needs any more, soon."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.put_nowait((lambda: self._leave(self._needed()), done))
 
     async def _do(self, work: _Work) -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace import pages
-from headrace.admin import is_path
+from headrace.admin import Misses, is_path
 from headrace.caller import Caller
 from headrace.caretaker import Caretaker
 from headrace.config.build import build
@@ -25,7 +25,7 @@ from headrace.config.plan import Plan
 from headrace.config.problems import Problem
 from headrace.config.workers import check_workers, workers_of
 from headrace.edge import Edge, path_below
-from headrace.errors import ConfigError, NoSource, NotFound, Overloaded
+from headrace.errors import ConfigError, HeadraceError, NoSource, NotFound, Overloaded
 from headrace.record import Happening
 from headrace.routing import Router
 from headrace.vitals import Loaded, Vitals
@@ -43,6 +43,10 @@ _FORGOTTEN = (
     "async with gateway.lifespan(app)"
 )
 _WORKS = "headrace.works"
+_READING = 30.0
+"""Seconds that its files may take to be read again: a disk may hang."""
+_OPENING = 120.0
+"""Seconds that the parts of another configuration may take to open."""
 
 
 class Gateway:
@@ -76,17 +80,21 @@ class Gateway:
         """How many processes serve the port."""
         self.tell_others: Callable[[], None] = lambda: None
         """Lets the other processes take a configuration that this one has taken."""
+        self.misses = Misses()
+        """The wrong keys that were shown to its administration."""
         self._make = partial(Works, gateway=self, caller=caller, open=open)
         self._works = self._make(plan)
         self._app = self._around(plan)
         self._live = [self._works]
         """The works that serve calls, those that were replaced included."""
+        self._next: Works | None = None
+        """Those that are being opened."""
         self._source = source
         self._check = check
         self._read = plan.document
         """The document that was read last, be it good or not."""
         self._running = 0
-        self._caretaker = Caretaker()
+        self._caretaker = Caretaker(self._needed)
         self._one_at_a_time = asyncio.Lock()
         self._is_in_force(plan)
 
@@ -105,8 +113,9 @@ class Gateway:
         def check(plan: Plan) -> None:
             check_workers(plan, workers_of(plan, environ))
 
-        source = partial(load, Path(path), environ)
-        gateway = cls.of(source(), caller=caller, open=open, source=source, check=check)
+        read = partial(load, Path(path), environ)
+        source = partial(read, again=True)
+        gateway = cls.of(read(), caller=caller, open=open, source=source, check=check)
         check(gateway.plan)
         return gateway
 
@@ -145,7 +154,7 @@ class Gateway:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.plan.transport.aclose)
             await stack.enter_async_context(self._caretaker.at_work())
-            await self._caretaker.open(self.plan.parts)
+            await self._caretaker.open([*self.plan.parts, *self.plan.watchers])
             self._tell_loaded()
             await stack.enter_async_context(self._watching())
             self._running += 1
@@ -166,7 +175,9 @@ class Gateway:
             raise NoSource("nobody has said where the configuration of this gateway is written")
         async with self._one_at_a_time:
             try:
-                return await self._take(await asyncio.to_thread(self._source))
+                async with asyncio.timeout(_READING):
+                    document = await asyncio.to_thread(self._source)
+                return await self._take(document)
             except Exception as error:
                 self._is_refused(error)
                 raise
@@ -182,12 +193,17 @@ class Gateway:
         _check_against(now, plan)
         changed = await asyncio.to_thread(changes, now, plan)
         works = self._make(plan)
+        app = self._app if plan.middleware == now.middleware else self._around(plan)
         plan.handover.succeed()
-        if self._running:
-            await self._caretaker.open(plan.parts)
-        if plan.middleware != now.middleware:
-            self._app = self._around(plan)
-        before, self._works = self._works, works
+        self._next = works
+        try:
+            if self._running:
+                await self._caretaker.open([*plan.parts, *plan.watchers], within=_OPENING)
+        except TimeoutError:
+            raise HeadraceError(f"its parts were not open within {_OPENING:g} s") from None
+        finally:
+            self._next = None
+        self._works, self._app = works, app
         self._live.append(works)
         self._is_in_force(plan)
         self.vitals.reloads["ok"] += 1
@@ -195,16 +211,22 @@ class Gateway:
         logger.info("another configuration is in force (%s)", plan.hash)
         for change in changed:
             logger.info("  %s", change)
-        await self._retire(before)
+        self._tidy()
         return True
 
-    async def _retire(self, works: Works) -> None:
-        """Close what only these works have, once they serve no call any more."""
-        if works.connections or works not in self._live:
-            return
-        self._live.remove(works)
+    def _tidy(self) -> None:
+        """Close what only those works have that serve no call any more."""
+        self._live = [works for works in self._live if works.connections or works is self._works]
         if self._running:
-            await self._caretaker.keep(part for left in self._live for part in left.plan.parts)
+            self._caretaker.tidy()
+
+    def _needed(self) -> Iterator[object]:
+        """The parts in use. Upstreams are looked after as the plan in force says, and no other."""
+        coming = [self._works, *([self._next] if self._next else [])]
+        for works in (*self._live, *coming):
+            yield from works.plan.parts
+        for works in coming:
+            yield from works.plan.watchers
 
     def _is_in_force(self, plan: Plan) -> None:
         vitals = plan.vitals
@@ -268,8 +290,8 @@ class Gateway:
             await self._app({**scope, _WORKS: works}, receive, send)
         finally:
             works.connections -= 1
-            if works is not self._works:
-                await self._retire(works)
+            if not works.connections and works is not self._works:
+                self._tidy()
 
     def _around(self, plan: Plan) -> ASGIApp:
         """The middleware of a plan; it stays while others do the work inside."""

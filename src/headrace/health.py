@@ -64,6 +64,13 @@ class Probes:
     timeouts: Timeouts
     rests: Rests
 
+    _why: str = ""
+    """Why it rests, as far as that is of these probes."""
+
+    def follows(self, before: Self) -> None:
+        """Go on with what the other probes have found; one that answers here is well again."""
+        self._why = before._why
+
     async def __aenter__(self) -> Self:
         """Begin."""
         self._task = asyncio.create_task(self._watch())
@@ -87,22 +94,22 @@ class Probes:
     async def _watch(self) -> None:
         health, place = self.health, (self.upstream, None)
         until_next = 1.1 * health.every + health.timeout + _SLACK
-        failures, why = 0, ""
+        failures = 0
         while True:
             fault = await self._fault()
             failures = failures + 1 if fault else 0
             if failures >= health.failures:
-                if not why:
+                if not self._why:
                     said = "upstream %s is not asked: its probe failed with %s"
                     logger.warning(said, self.upstream, fault)
-                why = f"its probe failed with {fault}"
-                self.rests.rest(place, until_next, why=why, closed=True)
-            elif why and not fault:
+                self._why = f"its probe failed with {fault}"
+                self.rests.rest(place, until_next, why=self._why, closed=True)
+            elif self._why and not fault:
                 logger.info("upstream %s is well again", self.upstream)
                 rest = self.rests.at(place)
-                if rest and rest.why == why:  # and not for another reason, or by hand
+                if rest and rest.why == self._why:  # and not for another reason, or by hand
                     self.rests.resume(place)
-                why = ""
+                self._why = ""
             # At random, or all workers and replicas would ask at once.
             await asyncio.sleep(health.every * random.uniform(0.9, 1.1))  # noqa: S311  no secret
 

@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from headrace.caller import Caller
 
+Owner: TypeAlias = tuple[str, ...]
+"""A tenant, key or id by its name, then the issuer of its token; a name alone is all issuers'."""
 
-def owner_of(caller: Caller | None) -> str:
-    """Whose answers those to a caller are: its tenant's, else its own; "" where nobody is known.
+
+def owner_of(caller: Caller | None) -> Owner:
+    """Whose answers those to a caller are: its tenant's, else its own, else nobody's.
 
     Its own are those of the name of its key, or of its id; an entry of `callers` owns nothing.
     """
     if caller is None:
-        return ""
-    if caller.tenant:
-        return f"tenant {caller.tenant}"
-    return f"{'key' if caller.key else 'id'} {caller.id or caller.name}"
+        return ("", "")
+    kind, name, issuer = caller.owner
+    return (f"{kind} {name}", issuer)
 
 
-def owners_called(name: str) -> list[str]:
-    """All owners who may be meant by a name: a tenant, a key, and an id."""
-    return [f"{kind} {name}" for kind in ("tenant", "key", "id")]
+def owners_called(name: str) -> list[Owner]:
+    """All owners who may be meant by a name: a tenant, a key, and an id, whoever issues it."""
+    return [(f"{kind} {name}",) for kind in ("tenant", "key", "id")]
 
 
-def kept_under(cache: str, route: str | None = None, owner: str | None = None) -> str:
+def kept_under(cache: str, route: str | None = None, owner: Owner | None = None) -> str:
     """What the keys of a cache's answers begin with: of all, of a route, of an owner on a route."""
-    parts = [route] if owner is None else [route or "", owner]
+    parts = [route] if owner is None else [route or "", *owner]
     hashes = [f"{_hash(part)}:" for part in parts if part is not None]
     return "".join([f"cache:{cache}:", *hashes])
 

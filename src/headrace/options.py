@@ -300,12 +300,14 @@ class File(Option, str):
     def __get_pydantic_core_schema__(
         cls, source: type[object], handler: GetCoreSchemaHandler
     ) -> core_schema.CoreSchema:
-        def found(value: object, info: core_schema.ValidationInfo) -> Self:
-            place: Callable[[Self], Self] | None = info.context
-            return place(cls.of(value)) if place else cls.of(value)
-
         shown = core_schema.to_string_ser_schema()
-        return core_schema.with_info_plain_validator_function(found, serialization=shown)
+        return core_schema.with_info_plain_validator_function(cls._placed, serialization=shown)
+
+    @classmethod
+    def _placed(cls, value: object, info: core_schema.ValidationInfo) -> File:
+        """The file that is named; where a context is given, it says where that begins."""
+        place: Callable[[File], File] | None = info.context
+        return place(cls.of(value)) if place else cls.of(value)
 
 
 class Sha256(Option, str):

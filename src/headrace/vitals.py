@@ -35,6 +35,8 @@ class Vitals:
         self.began = datetime.now(UTC)
         self.rests = Rests()
         """The targets that rest."""
+        self.issuers: set[str] = set()
+        """Whose tokens let somebody in, or did so in a configuration before."""
         self.store: Store | None = None
         """Where parts keep what they share."""
         self.serving: set[Any] = set()

@@ -164,7 +164,9 @@ def test_a_store_that_does_not_answer_is_told_where_it_is_written(here: Path) ->
     told = headrace("check", "--connect")
 
     assert told.exit_code == 1
-    assert told.stderr.startswith("gateway.yaml:2:10: the store does not answer: ")
+    assert told.stderr.startswith(
+        f"gateway.yaml:2:10: the store at 127.0.0.1:{port} does not answer: "
+    )
     assert "CANARY" not in told.stderr
 
 

@@ -96,7 +96,8 @@ async def test_a_line_for_each_thing_and_the_status_says_whether_one_failed(here
     here.write_text(f"{MOCK}routes: {{m: a}}\n")
 
     good = await run()
-    here.write_text(asking(f"http://127.0.0.1:{nobody()}"))
+    port = nobody()
+    here.write_text(asking(f"http://127.0.0.1:{port}"))
     bad = await run()
 
     assert (good.exit_code, good.stderr) == (0, "nothing failed\n")
@@ -104,7 +105,8 @@ async def test_a_line_for_each_thing_and_the_status_says_whether_one_failed(here
     assert "\x1b" not in good.stdout
     assert bad.exit_code == 1
     assert (
-        "FAIL  upstream a: nobody takes connections there; start it, or see its base_url\n"
+        f"FAIL  upstream a: nobody takes connections at 127.0.0.1:{port}; "
+        "start it, or see its base_url\n"
     ) in bad.stdout
     assert "1 of " in bad.stderr
 
@@ -118,11 +120,11 @@ async def test_a_line_for_each_thing_and_the_status_says_whether_one_failed(here
         (status(429), "warn", "it answers, but has no more to give"),
         (status(503), "fail", "it is not well (HTTP 503)"),
         ("redirect", "fail", "it answers that it is elsewhere (HTTP 302)"),
-        ("html-200", "fail", "what answers there is no list of models"),
-        (answers({"models": []}), "fail", "what answers there is no list of models"),
-        ("garbage", "fail", "what answers there does not speak HTTP"),
-        ("close", "fail", "it ends the connection without an answer"),
-        ("never", "fail", "no answer within 1s"),
+        ("html-200", "fail", "what answers at {} is no list of models"),
+        (answers({"models": []}), "fail", "what answers at {} is no list of models"),
+        ("garbage", "fail", "what answers at {} does not speak HTTP"),
+        ("close", "fail", "{} ends the connection without an answer"),
+        ("never", "fail", "no answer from {} within 1s"),
     ],
 )
 async def test_what_is_wrong_with_an_upstream_is_told(
@@ -133,7 +135,8 @@ async def test_what_is_wrong_with_an_upstream_is_told(
     told = await found(asking(upstream.url, api_key="sk-CANARY"), "--timeout", "1s")
 
     assert told["upstream a"]["state"] == state
-    assert told["upstream a"]["says"].startswith(says)
+    place = upstream.url.removeprefix("http://").removesuffix("/v1")
+    assert told["upstream a"]["says"].startswith(says.replace("{}", place))
     assert told["upstream a"]["advice"]
 
 
@@ -224,10 +227,11 @@ async def test_without_an_answer_nobody_tells_the_time() -> None:
 
 
 async def test_a_store_that_is_down_is_told() -> None:
-    told = await found(f"server: {{store: 'redis://:CANARY@127.0.0.1:{nobody()}'}}\n{MOCK}")
+    port = nobody()
+    told = await found(f"server: {{store: 'redis://:CANARY@127.0.0.1:{port}'}}\n{MOCK}")
 
     assert told["store"]["state"] == "fail"
-    assert told["store"]["says"] == "no answer: it refuses connections"
+    assert told["store"]["says"] == f"no answer from 127.0.0.1:{port}: it refuses connections"
     assert "store's clock" not in told
 
 

@@ -18,10 +18,10 @@ from headrace.config.plan import Plan
 SOON = datetime.now(UTC) + timedelta(days=3)
 
 
-def plan(server: str = "{}", *, ends: datetime | None = None) -> Plan:
+def plan(server: str = "{}", *, ends: datetime | None = None, pem: bytes = b"first") -> Plan:
     made = build(parse(f"server: {server}\nupstreams: {{a: mock}}\n", "gateway.yaml", {}))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown = Certificate(file="tls.crt", ends=ends, context=context) if ends else None
+    shown = ends and Certificate(file="tls.crt", ends=ends, pem=pem, context=context)
     return replace(made, certificate=shown)
 
 
@@ -47,6 +47,33 @@ def test_what_is_in_order_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     remind(plan("{drain: 1s}", ends=late))
 
     assert caplog.messages == []
+
+
+def test_a_certificate_that_is_renewed_is_told_and_judged_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "headrace")
+    late = SOON + timedelta(days=60)
+    remind = Reminders(plan(ends=late))
+
+    remind(plan(ends=late, pem=b"second"))
+    remind(plan(ends=SOON, pem=b"third"))
+
+    assert [message.partition(" at ")[0] for message in caplog.messages] == [
+        f"the certificate in tls.crt is renewed, good until {late:%Y-%m-%d}",
+        f"the certificate in tls.crt is renewed, good until {SOON:%Y-%m-%d}",
+        f"the certificate in tls.crt ends on {SOON:%Y-%m-%d}",
+    ]
+
+
+def test_the_same_certificate_is_not_renewed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "headrace")
+    remind = Reminders(plan(ends=SOON))
+
+    remind(plan("{drain: 1s}", ends=SOON))
+    remind(plan("{drain: 2s}", ends=SOON))
+
+    assert len(caplog.messages) == 1
 
 
 def test_what_waits_for_a_restart_is_told_when_it_is_new(

@@ -77,8 +77,8 @@ async def test_no_spelling_gets_in_without_a_key_or_reaches_an_upstream(method: 
         for number, path in enumerate(SPELLINGS):
             answer = await stranger.request(method, path, client=(f"192.0.2.{number}", 1))
 
-            assert answer.status == 401, path
-            assert answer.headers["www-authenticate"] == "Bearer"
+            assert answer.status in (400, 401), path
+            assert answer.headers.get("www-authenticate") in ("Bearer", None)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,39 @@ async def test_two_keys_hold_so_that_one_can_be_replaced() -> None:
         assert (await operator.get("/admin")).status == 200
 
 
-async def test_who_shows_wrong_keys_again_and_again_has_to_wait(clock: Clock) -> None:
+async def test_who_shows_wrong_keys_again_and_again_is_told_less_and_less(clock: Clock) -> None:
     async with operated(key=OTHER) as stranger:
         statuses = [(await stranger.get("/admin")).status for _ in range(12)]
         right = await stranger.get("/admin", headers={"authorization": f"Bearer {KEY}"})
 
         assert statuses == [401] * 10 + [429] * 2
-        assert right.status == 429
-        assert int(right.headers["retry-after"]) <= 60
+        assert right.status == 200, "nobody is locked out by others behind the same address"
+        assert len(stranger.told) == 10
+
+
+async def test_the_addresses_of_one_network_are_one(clock: Clock) -> None:
+    async with operated(key=OTHER) as stranger:
+        statuses = [
+            (await stranger.get("/admin", client=(f"2001:db8::{n}", 1))).status for n in range(11)
+        ]
+
+        assert statuses == [401] * 10 + [429]
+
+
+async def test_a_path_has_an_end() -> None:
+    async with operated(key=None) as stranger:
+        answer = await stranger.get(f"/admin/{'x' * 9000}")
+
+        assert answer.status == 414
+        assert stranger.told == []
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"body": ' + b"[" * 900 + b"]" * 900 + b"}", b'{"a": 1, "a": 2}']
+)
+async def test_what_no_call_may_hold_an_order_may_not_either(body: bytes) -> None:
+    async with operated() as operator:
+        assert (await operator.post("/admin/explain", body=body)).status == 400
 
 
 async def test_without_an_administration_its_paths_are_nobodys() -> None:

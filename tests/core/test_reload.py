@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from headrace import ConfigError, Gateway, Happening, HeadraceError
-from headrace.testing import Client, Clock, settled
+from headrace.testing import Client, Clock, Loopback, settled
+from headrace.testing.misbehaviour import COMPLETION, answers
 from headrace_plugins.breaker import Breaker
+from headrace_plugins.jwt_auth import JwtAuth
 
 SAYS = """
     upstreams:
@@ -317,6 +319,210 @@ async def test_a_gateway_of_no_file_says_that_it_cannot_be_changed() -> None:
     async with made.lifespan():
         with pytest.raises(HeadraceError, match="where the configuration"):
             await made.reload()
+
+
+# What must not come between
+
+
+class Slow:
+    """Lets the opening of breakers wait, and notes which are open."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open: list[int] = []
+        self.may = asyncio.Event()
+        slow = self
+
+        async def enter(self: Breaker) -> Breaker:
+            await slow.may.wait()
+            slow.open.append(self.failures)
+            return self
+
+        async def leave(self: Breaker, *error: object) -> None:
+            slow.open.remove(self.failures)
+
+        self.may.set()
+        monkeypatch.setattr(Breaker, "__aenter__", enter)
+        monkeypatch.setattr(Breaker, "__aexit__", leave)
+
+
+async def test_a_call_that_ends_closes_nothing_that_is_being_opened(
+    serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with serve(says="one two three") as served:
+        asked = asyncio.create_task(served.client.chat(stream=True))
+        await settled()
+        clock.advance(1)
+        response = await asked
+        await served.reload(SAYS, says="new", failures=6)
+        slow.may.clear()
+        reload = asyncio.create_task(served.reload(SAYS, says="newest", failures=7))
+        await asyncio.sleep(0.3)
+        await response.leave()
+        await settled()
+        slow.may.set()
+        await reload
+        await settled()
+
+        assert slow.open == [7]
+        assert await served.says() == "newest"
+    assert slow.open == []
+
+
+async def test_an_opening_that_hangs_is_given_up(
+    serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with serve() as served:
+        slow.may.clear()
+        reload = asyncio.create_task(served.reload(SAYS, says="new", failures=6))
+        await asyncio.sleep(0.3)
+        clock.advance(120)
+        with pytest.raises(HeadraceError, match="not open within 120 s"):
+            await reload
+        slow.may.set()
+
+        assert await served.says() == "old"
+        assert await served.reload(SAYS, says="newest", failures=7)
+        assert await served.says() == "newest"
+
+
+async def test_a_gateway_ends_while_a_part_hangs_in_its_opening(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(monkeypatch)
+    async with serve() as served:
+        slow.may.clear()
+        reload = asyncio.create_task(served.reload(SAYS, says="new", failures=6))
+        await asyncio.sleep(0.3)
+    with pytest.raises(asyncio.CancelledError):
+        await reload
+    assert slow.open == []
+
+
+PROBED = """
+    upstreams:
+      a:
+        forwarder: {{openai: {{base_url: "{url}/v1"}}}}
+        health: {{every: 1s, failures: 1}}
+      b: {{forwarder: {{mock: {{says: one two three, pace: 1s}}}}}}
+    routes: {{'*': a, slow: b}}
+"""
+
+
+async def test_nobody_looks_any_more_where_an_upstream_was(serve: Serve, clock: Clock) -> None:
+    async with Loopback() as new:
+        new.script(answers(COMPLETION))
+        async with serve(PROBED, url="http://127.0.0.1:9") as served:
+            await passed(lambda: bool(served.gateway.vitals.rests.all), clock)
+            asked = asyncio.create_task(served.client.chat(model="slow", stream=True))
+            await settled()
+            clock.advance(1)
+            stream = await asked
+            await served.reload(PROBED, url=new.url)
+            await passed(lambda: not served.gateway.vitals.rests.all, clock, step=0.01)
+            for _ in range(5):
+                clock.advance(1)
+                await asyncio.sleep(0.02)
+
+            assert served.gateway.vitals.rests.all == {}, "those of before have looked"
+            await stream.leave()
+
+
+async def passed(true: Callable[[], bool], clock: Clock, step: float = 0.2) -> None:
+    """Let time pass until something is so; sockets take their own."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        clock.advance(step)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_middleware_that_cannot_be_made_changes_nothing(serve: Serve) -> None:
+    hosts = 'starlette.middleware.trustedhost:TrustedHostMiddleware: {{allowed_hosts: ["a.*.b"]}}'
+    async with serve() as served:
+        before = served.gateway.plan
+        with pytest.raises(AssertionError):
+            await served.reload(f"server: {{{{middleware: [{hosts}]}}}}\n{A}\nroutes: {{{{m: a}}}}")
+
+        assert served.gateway.plan is before
+        assert await served.says() == "old"
+
+
+async def test_a_refused_file_does_not_touch_what_is_kept(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Breaker) -> Breaker:
+        raise OSError("no more files")
+
+    smaller = LIMITED.replace("auth: none", "auth: none\n      store: {{memory: {{entries: 1}}}}")
+    smaller = smaller.replace("b: mock", "b: {{forwarder: mock, plugins: [breaker]}}")
+    async with serve(LIMITED, limit=1, target="a") as served:
+        await served.says()
+        monkeypatch.setattr(Breaker, "__aenter__", fail)
+        with pytest.raises(OSError, match="no more files"):
+            await served.reload(smaller, limit=1, target="a")
+        refused = await served.client.chat()
+
+        assert refused.status == 429
+
+
+ORDERED = """
+    callers: {{{first}: {{}}, {second}: {{}}}}
+    upstreams: {{a: mock}}
+"""
+
+
+async def test_the_order_of_callers_is_a_part_of_the_configuration(serve: Serve) -> None:
+    async with serve(ORDERED, first="free", second="tight") as served:
+        assert await served.reload(ORDERED, first="tight", second="free")
+        assert [entry.name for entry in served.gateway.plan.callers.entries] == ["tight", "free"]
+
+
+async def test_what_is_no_file_is_not_waited_for(serve: Serve) -> None:
+    async with serve() as served:
+        served.file.unlink()
+        os.mkfifo(served.file)
+        with pytest.raises(ConfigError, match="not a regular file"):
+            await served.gateway.reload()
+
+        assert await served.says() == "old"
+
+
+INNER = """
+    server:
+      chain:
+        - any_of:
+            - api_key: {{keys: {{{key}: ann}}}}
+            - jwt_auth:
+                issuer: https://login.example.com
+                audience: headrace
+                secret: {secret}
+    upstreams: {{a: mock}}
+"""
+
+
+async def test_a_plugin_inside_of_another_is_opened_once_and_stays_open(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    async def enter(self: JwtAuth) -> JwtAuth:
+        told.append("open")
+        return self
+
+    async def leave(self: JwtAuth, *error: object) -> None:
+        told.append("closed")
+
+    monkeypatch.setattr(JwtAuth, "__aenter__", enter)
+    monkeypatch.setattr(JwtAuth, "__aexit__", leave)
+    secret = "a secret of at least thirty-two characters"
+    async with serve(INNER, key="ab" * 32, secret=secret) as served:
+        await served.reload(INNER, key="cd" * 32, secret=secret)
+        await settled()
+        during = list(told)
+
+    assert (during, told) == (["open"], ["open", "closed"])
 
 
 # Watching

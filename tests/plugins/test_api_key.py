@@ -17,6 +17,7 @@ from headrace import (
     Call,
     Caller,
     ConfigError,
+    File,
     Happening,
     Key,
     KeyFile,
@@ -230,7 +231,7 @@ async def test_keys_that_callers_are_matched_by_need_no_other_list() -> None:
         ("api_key", "1:18: api_key: nobody has a key: list them in 'keys', name a 'file'"),
         (
             "{api_key: {file: none.yaml}}",
-            "1:28: api_key: there is no none.yaml in the current folder; if it is ",
+            "1:28: api_key: there is no none.yaml; make it: headrace keys add",
         ),
         ("{api_key: {file: .}}", "1:28: api_key: cannot read .: Is a directory"),
         ("{api_key: {file: bad.yaml}}", "1:28: api_key: bad.yaml:1:8: this is not a SHA-256"),
@@ -283,7 +284,7 @@ def file(tmp_path: Path) -> KeyFile:
 
 
 def reading(file: KeyFile, **options: Any) -> ApiKey:
-    return ApiKey(file=str(file.path), **options)
+    return ApiKey(file=File(file.path), **options)
 
 
 async def test_what_the_file_says_of_a_key_counts(file: KeyFile) -> None:

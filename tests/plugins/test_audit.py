@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from headrace import ConfigError, Happening, Record, Size, writing
+from headrace import ConfigError, File, Happening, Record, Size, writing
 from headrace.testing import Client, Upstream, gateway
 from headrace_plugins.observers.audit import Audit
 from headrace_plugins.observers.audit.file import AppendedFile
@@ -89,7 +89,7 @@ async def test_refused_calls_are_written_and_answered_ones_are_not(file: Path) -
 
 
 async def test_what_operators_do_is_written(file: Path) -> None:
-    async with Audit(file=str(file)) as audit:
+    async with Audit(file=File(file)) as audit:
         audit.happened(
             Happening(
                 what="admin.reload", who="10.0.0.7", outcome="failed", details={"why": "no: 'x'"}
@@ -103,7 +103,7 @@ async def test_what_operators_do_is_written(file: Path) -> None:
 
 
 async def test_what_is_very_long_is_cut(file: Path) -> None:
-    async with Audit(file=str(file)) as audit:
+    async with Audit(file=File(file)) as audit:
         audit(refused(path="/" + "x" * 50_000, asked="m" * 50_000))
         audit.happened(Happening(what="config.refused", details={"why": "y" * 500_000}))
 
@@ -113,7 +113,7 @@ async def test_what_is_very_long_is_cut(file: Path) -> None:
 
 async def test_nobody_else_writes_a_line_or_moves_a_cursor(file: Path) -> None:
     nasty = '/a\n{"what":"forged"}\r\x1b[2J\x9b2J\u2028\u202e\ud800'
-    async with Audit(file=str(file)) as audit:
+    async with Audit(file=File(file)) as audit:
         audit(refused(path=nasty, asked=nasty))
 
     text = file.read_text()
@@ -125,7 +125,7 @@ async def test_nobody_else_writes_a_line_or_moves_a_cursor(file: Path) -> None:
 async def test_nobody_else_can_read_it(file: Path) -> None:
     before = os.umask(0)
     try:
-        async with Audit(file=str(file)) as audit:
+        async with Audit(file=File(file)) as audit:
             audit(refused())
     finally:
         os.umask(before)
@@ -134,7 +134,7 @@ async def test_nobody_else_can_read_it(file: Path) -> None:
 
 
 async def test_it_goes_on_where_it_ended_and_opens_twice(file: Path) -> None:
-    audit = Audit(file=str(file))
+    audit = Audit(file=File(file))
     for number in range(2):
         async with audit:
             audit(refused(number))
@@ -147,7 +147,7 @@ async def test_it_goes_on_where_it_ended_and_opens_twice(file: Path) -> None:
 
 async def test_a_full_file_is_put_aside_and_the_newest_are_kept(file: Path) -> None:
     (file.parent / "audit.jsonl.gz").write_text("somebody else's")
-    audit = Audit(file=str(file), size=Size(64_000), keep=2)
+    audit = Audit(file=File(file), size=Size(64_000), keep=2)
     async with audit:
         for number in range(3000):
             audit(refused(number))
@@ -249,7 +249,7 @@ def full_at(size: int) -> Iterator[None]:
 async def test_a_full_disk_loses_nothing_that_can_wait(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Audit(file=str(file)) as audit:
+    async with Audit(file=File(file)) as audit:
         with full_at(1000):
             for number in range(50):
                 audit(refused(number))
@@ -279,7 +279,7 @@ async def test_what_is_no_file_fails_no_call(
             os.mkfifo(file)
         case "device":
             file = Path("/dev/full")
-    async with Audit(file=str(file)) as audit:
+    async with Audit(file=File(file)) as audit:
         for number in range(3):
             audit(refused(number))
         await until(lambda: "cannot be written" in caplog.text)
@@ -289,7 +289,7 @@ async def test_what_is_no_file_fails_no_call(
 
 
 async def test_what_comes_when_it_is_closed_is_lost_and_counted(file: Path) -> None:
-    audit = Audit(file=str(file))
+    audit = Audit(file=File(file))
     audit(refused())
 
     assert audit.vitals.lost == {"audit": 1}
@@ -330,7 +330,7 @@ def test_what_cannot_be_is_a_problem(options: str, says: str) -> None:
 async def test_logging_is_not_needed_for_it(file: Path) -> None:
     logging.disable(logging.CRITICAL)
     try:
-        async with Audit(file=str(file)) as audit:
+        async with Audit(file=File(file)) as audit:
             audit(refused())
     finally:
         logging.disable(logging.NOTSET)

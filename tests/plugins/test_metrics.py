@@ -652,24 +652,24 @@ TOKEN = "server: {observers: [metrics: {token: '${TOKEN}'}]}\nupstreams: {a: moc
 @pytest.mark.parametrize(
     ("shown", "status"),
     [
-        ("Bearer s3cret", 200),
-        ("bearer  s3cret ", 200),
+        ("Bearer s3cret-and-long-enough", 200),
+        ("bearer  s3cret-and-long-enough ", 200),
         ("Bearer s3cre", 401),
         ("Bearer ", 401),
-        ("Basic s3cret", 401),
-        ("s3cret", 401),
+        ("Basic s3cret-and-long-enough", 401),
+        ("s3cret-and-long-enough", 401),
         ("Bearer s3crét", 401),
         ("", 401),
     ],
 )
 async def test_with_a_token_whoever_sends_it_may(shown: str, status: int) -> None:
-    async with running(TOKEN, environ={"TOKEN": "s3cret"}) as client:
+    async with running(TOKEN, environ={"TOKEN": "s3cret-and-long-enough"}) as client:
         headers = {"authorization": shown, "x-forwarded-for": "10.0.0.7"} if shown else {}
         response = await client.get("/metrics", client=ELSEWHERE, headers=headers)
         text = await response.read()
 
     assert response.status == status
-    assert b"s3cret" not in text
+    assert b"s3cret-and-long-enough" not in text
     if status == 401:
         assert response.headers["www-authenticate"] == "Bearer"
 
@@ -754,6 +754,7 @@ async def test_numbers_stay_when_a_gateway_is_closed_and_opened(upstream: Upstre
         ("[metrics: {path: metrics}]", "path must be a path such as /metrics"),
         ("[metrics: {path: /}]", "path must be a path such as /metrics"),
         ("[metrics: {token: abc, open: true}]", "take one of them out"),
+        ("[metrics: {token: 123456789abcdef}]", "token must have 16 characters or more"),
         ("[metrics: {token: ''}]", "is empty"),
     ],
 )

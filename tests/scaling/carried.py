@@ -1,4 +1,4 @@
-"""What a store is asked for a call: a real Valkey counts the questions, the bytes, and its time."""
+"""What a store is asked for a call: a real Valkey counts the questions and the bytes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ class Carried:
     """Bytes to the store."""
     back: float
     """Bytes from it."""
-    micros: float
-    """Microseconds of the store's own processor."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ async def carried(kind: Kind, server: Server) -> Carried:
             await ask(100 + number)
         await settled()
         spent = Count.of(server) - before - idle
-    each = [n / TIMES for n in (spent.questions, spent.to, spent.back, spent.micros)]
+    each = [n / TIMES for n in (spent.questions, spent.to, spent.back)]
     return Carried(kind.what, *each)
 
 
@@ -135,7 +133,6 @@ class Count:
     questions: float
     to: float
     back: float
-    micros: float
 
     @classmethod
     def of(cls, server: Server) -> Count:
@@ -146,7 +143,6 @@ class Count:
             questions=sum(each.get("calls", 0) for each in asked),
             to=stats["total_net_input_bytes"],
             back=stats["total_net_output_bytes"],
-            micros=sum(each.get("usec", 0) for each in asked),
         )
 
     def __sub__(self, other: Count) -> Count:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .carried import Carried
 from .fleet import BURST, Outcome
+from .spent import Spent
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
@@ -35,10 +36,18 @@ def of_limits(outcomes: Iterable[Outcome]) -> str:
 def of_store(found: Iterable[Carried]) -> str:
     """What a store is asked for a call."""
     rows = [
-        (each.what, f"{each.questions:g}", _about(each.to), _about(each.back), _about(each.micros))
+        (each.what, f"{each.questions:g}", _about(each.to), _about(each.back)) for each in found
+    ]
+    return _table(("a call that meets", "questions", "bytes there", "back"), rows)
+
+
+def of_spent(found: Iterable[Spent]) -> str:
+    """What a call costs a gateway."""
+    rows = [
+        (each.what, f"{float(f'{each.millis:.2g}'):g}", f"{each.millis / each.bare:.1f}")
         for each in found
     ]
-    return _table(("a call that meets", "questions", "bytes there", "back", "µs"), rows)
+    return _table(("1,000 calls", "seconds of a processor", "times the bare one"), rows)
 
 
 def written(name: str) -> str:

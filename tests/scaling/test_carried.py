@@ -21,7 +21,7 @@ def server() -> Iterator[Server]:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.what)
 async def test_a_call_asks_no_more_than_the_page_says(kind: Kind, server: Server) -> None:
     found = await carried(kind, server)
-    questions, there, back, _ = (
+    questions, there, back = (
         float(cell.replace(",", "")) for cell in rows(written("store"))[kind.what]
     )
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from headrace import Overloaded
 from headrace_plugins.cache.control import Control
 from headrace_plugins.cache.flight import Flight
 from headrace_plugins.cache.question import Question
 
+CLOSING = "shutting_down"
 Work = Callable[[Flight], Coroutine[Any, Any, None]]
 
 
@@ -42,6 +44,8 @@ class Flights:
         def ended(task: asyncio.Task[None]) -> None:
             del self._running[task]
             left(flight)
+            if not flight.over:  # ended before its first step: nobody else would tell who listens
+                flight.end(Overloaded("this gateway is shutting down", code=CLOSING))
             if alone:
                 self._alone.discard(key)
 

@@ -13,7 +13,7 @@ _MEANING = ("openai-", "anthropic-")
 """What the names of headers begin with that go on to upstreams and may change what they say."""
 _FORM = ("stream", "stream_options")
 """Members that say how an answer is sent; it is kept so that it can be sent in either way."""
-_EVERYBODY = "everybody"
+_EVERYBODY = ("everybody", "")
 """Whose the answers are that all tenants share."""
 
 
@@ -47,7 +47,7 @@ def key_of(call: Call, question: bytes, *, cache: str, shared: bool) -> str:
     owner = _EVERYBODY if shared else owner_of(call.caller)
     resolved = call.told(Resolved)
     parts: list[str | bytes] = [
-        owner,
+        *owner,
         call.dialect.name,
         call.operation,
         resolved.fingerprint if resolved else "",

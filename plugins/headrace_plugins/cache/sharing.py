@@ -24,7 +24,7 @@ from headrace_plugins.cache.aside import written_down
 from headrace_plugins.cache.batch import answers_of
 from headrace_plugins.cache.elsewhere import elsewhere
 from headrace_plugins.cache.flight import Flight, Outgrown, Reader, same
-from headrace_plugins.cache.flights import Flights
+from headrace_plugins.cache.flights import CLOSING, Flights
 from headrace_plugins.cache.kept import answer_of, why_not_kept
 from headrace_plugins.cache.large import worked
 from headrace_plugins.cache.question import Leading, Question
@@ -34,9 +34,9 @@ from headrace_plugins.cache.stored import Stored, forms, kept_headers
 
 logger = logging.getLogger("headrace.cache")
 
+_LATE = 1.0
 _HANDED_OVER = 3
 """So many may fail before the first output, one after the other, until all who wait are told."""
-_CLOSING = "shutting_down"
 
 
 @dataclass(kw_only=True)
@@ -88,7 +88,8 @@ class Sharing:
     ) -> Reply:
         call = asking.call
         try:
-            async with asyncio.timeout(None if leads else call.deadline.left()):
+            # Who leads has its time at the upstream, and this one for the case that nobody ends it.
+            async with asyncio.timeout(call.deadline.left() + (_LATE if leads else 0)):
                 await flight.begun()
                 if other := flight.reply is not None and _other_form(flight, call):
                     await flight.ended(reader)
@@ -148,7 +149,7 @@ class Sharing:
                 if not why:
                     await self._keep(flight, asking)
         except asyncio.CancelledError:
-            flight.end(Overloaded("this gateway is shutting down", code=_CLOSING))
+            flight.end(Overloaded("this gateway is shutting down", code=CLOSING))
             raise
         except TimeoutError:
             flight.end(TimedOut("the time for this call is over"))
@@ -231,4 +232,4 @@ def _handed_over(flight: Flight, error: BaseException, failed: int) -> bool:
     # The same refusal of the same question would come again.
     asked_wrong = isinstance(error, UpstreamError) and error.status < 500
     for_good = asked_wrong and error.status not in (408, 409, 429)
-    return failed < _HANDED_OVER and not for_good and error.code != _CLOSING
+    return failed < _HANDED_OVER and not for_good and error.code != CLOSING

@@ -19,6 +19,7 @@ from headrace import (
     Store,
     Transport,
     Unauthorized,
+    Vitals,
     bearer,
     sha256,
 )
@@ -74,6 +75,7 @@ class JwtAuth:
     """How long keys count while their source is down; then it is a 503."""
     store: Store = field(default_factory=Store.of_server)
     transport: Transport = field(default_factory=Transport.of_server)
+    vitals: Vitals = field(default_factory=Vitals.of_server)
 
     authenticates: ClassVar = True
 
@@ -88,6 +90,7 @@ class JwtAuth:
             names={**NAMES, **self.claims},
         )
         self._source = source_of(self)
+        self.vitals.issuers.update(self._expected.issuers)
         self._verified = Verified(self.cache)
 
     def follows(self, before: Self) -> None:

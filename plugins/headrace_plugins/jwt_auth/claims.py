@@ -47,6 +47,7 @@ class Claims:
         return Caller(
             subject,
             id=subject,
+            issuer=said["iss"],
             tenant=self._text(said, "tenant"),
             groups=self._texts(said, "groups"),
             claims=said,

@@ -27,9 +27,10 @@ from headrace import (
     Routes,
     Store,
     Unavailable,
+    Vitals,
     until_closed,
 )
-from headrace_plugins.rate_limit.aspects import Granted, digest, said_of
+from headrace_plugins.rate_limit.aspects import Granted, Said, digest, said_of
 from headrace_plugins.rate_limit.counter import Counter
 from headrace_plugins.rate_limit.estimates import Estimate, estimate
 from headrace_plugins.rate_limit.found import Found
@@ -73,6 +74,7 @@ class RateLimit:
     store: Store = field(default_factory=Store.of_server)
     routes: Routes = field(default_factory=Routes.of_server)
     callers: Callers = field(default_factory=Callers.of_server)
+    vitals: Vitals = field(default_factory=Vitals.of_server)
 
     enforces_limits: ClassVar = True
     counts: ClassVar = True
@@ -146,7 +148,7 @@ class RateLimit:
 
     def _visit(self, call: Call) -> Visit:
         """The call, and what it meets here: policies, and what its caller was granted, once."""
-        met: list[tuple[str, Quota, list[tuple[str, str]]]] = [
+        met: list[tuple[str, Quota, list[Said]]] = [
             (policy.called, policy, [said_of(call, each, self.routes) for each in policy.aspects])
             for policy in self.policies
         ]

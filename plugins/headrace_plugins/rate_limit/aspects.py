@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
+from typing import TypeAlias
 
 from headrace import PASSTHROUGH, BadRequest, Call, Routes, Target, network
 from headrace_plugins.rate_limit.policies import Aspect
+
+Said: TypeAlias = tuple[str, ...]
+"""Of what kind it is by which a call is counted, and which one."""
 
 _NOBODY = "-"
 
@@ -16,15 +20,15 @@ class Granted:
     """Told to those below the plugin that has applied what `callers` grants: it holds once."""
 
 
-def digest(said: Iterable[tuple[str, str]]) -> str:
+def digest(said: Iterable[Said]) -> str:
     """A key of one length for all that was said, in whatever order, and for nothing else."""
     return blake2b(repr(sorted(said)).encode(), digest_size=16).hexdigest()
 
 
-def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
+def said_of(call: Call, aspect: Aspect, routes: Routes) -> Said:
     """What a call is by one aspect, and which one that is.
 
-    A caller that is not known yet goes by its address, one without a tenant or a key by its id.
+    A caller that is not known yet goes by its address, one without a tenant or a key by itself.
     """
     caller = call.caller
     match aspect:
@@ -39,12 +43,12 @@ def said_of(call: Call, aspect: Aspect, routes: Routes) -> tuple[str, str]:
             return "address", network(call.record.client) or _NOBODY
         case "caller":
             return caller.identity
-        case "tenant" if caller.tenant is not None:
-            return aspect, caller.tenant
+        case "tenant":
+            return caller.owner
         case "key" if caller.key:
-            return aspect, caller.key
+            return "sha256", caller.key
         case _:
-            return "id", caller.id or caller.name
+            return caller.person
 
 
 def _route(call: Call, routes: Routes) -> str:

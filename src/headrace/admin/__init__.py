@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from headrace.admin.door import Admin, Operated, is_path
+from headrace.admin.door import Admin, Misses, Operated, is_path
 
-__all__ = ["Admin", "Operated", "is_path"]
+__all__ = ["Admin", "Misses", "Operated", "is_path"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import math
 import posixpath
 import time
 from collections import OrderedDict, deque
@@ -17,6 +16,8 @@ import orjson
 from starlette.requests import Request
 
 from headrace.admin import acts
+from headrace.body import read
+from headrace.caller import network
 from headrace.config.plan import Plan
 from headrace.config.problems import did_you_mean
 from headrace.errors import (
@@ -28,6 +29,7 @@ from headrace.errors import (
     RateLimited,
     Unauthorized,
 )
+from headrace.intake import Bounds, check_head
 from headrace.options import Secret
 from headrace.pages import Page
 from headrace.record import Happening
@@ -36,10 +38,13 @@ from headrace.store import Unavailable
 _HOW = "send one of 'server: {admin: {key: …}}' as 'Authorization: Bearer KEY'"
 _LARGEST = 1_000_000
 """Bytes of a request's body."""
+_LONGEST = 200
+"""Characters of a path that observers are told."""
 _PATIENCE = 10.0
 """Seconds for it to arrive."""
+_MINUTE = 60.0
 _MOST = 10
-"""Wrong keys that an address may show in a minute."""
+"""Wrong keys of one address in a minute that are told as what they are."""
 _KNOWN = 1000
 """Addresses whose wrong keys are counted."""
 
@@ -55,6 +60,10 @@ class Operated(Protocol):
     def workers(self) -> int:
         """How many processes serve its port."""
 
+    @property
+    def misses(self) -> Misses:
+        """The wrong keys that were shown to it."""
+
     async def reload(self) -> bool:
         """Take the configuration as it is written now; whether it is another one."""
 
@@ -68,30 +77,78 @@ def is_path(path: str) -> bool:
     return plain.lstrip("/").split("/")[0] == "admin" or plain.lstrip("/") == "health/detailed"
 
 
+class Misses:
+    """Wrong keys by the address they came from, for a minute."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def note(self, address: str) -> int:
+        """Count another one; how many there were in the last minute."""
+        misses = self._at.setdefault(address, deque())
+        self._at.move_to_end(address)
+        misses.append(time.monotonic())
+        while misses[0] <= misses[-1] - _MINUTE:
+            misses.popleft()
+        if len(misses) > _MOST + 1:  # as many as matter
+            misses.popleft()
+        if len(self._at) > _KNOWN:
+            self._at.popitem(last=False)
+        return len(misses)
+
+
 class Admin:
     """Answers `/health/detailed` and everything below `/admin`, for who shows one of `keys`."""
 
     def __init__(self, keys: Sequence[Secret], gateway: Operated) -> None:
         self._keys = [_digest(key.reveal()) for key in keys]
         self._gateway = gateway
-        self._misses: OrderedDict[str, deque[float]] = OrderedDict()
 
     async def __call__(self, asked: Request, path: str) -> Page:
         """Do what is asked. Raises `CallError` where that is not to be."""
-        done = _Done(who=asked.client.host if asked.client else "unknown", target=path)
+        check_head(asked.scope, asked.headers, path, Bounds(body=_LARGEST))
+        who = asked.client.host if asked.client else "unknown"
+        done = _Done(who=who, target=path)
+        key = self._key(asked)
+        if key is None:
+            raise self._refused(done)
+        done.what, done.details["key"] = "unknown", key
         try:
-            done.details["key"] = self._admit(asked, done.who)
-            done.what = "unknown"
             told = await self._act(asked, path, done)
-        except CallError as error:
-            done.outcome = "refused" if error.status in (401, 429) else "failed"
-            done.details["why"] = error.message
+        except Exception as error:
+            done.outcome = "failed"
+            done.details["why"] = str(error) or type(error).__name__
             raise
         finally:
             if asked.method != "GET" or done.outcome != "ok":
                 self._gateway.plan.vitals.tell(done.happening())
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         return Page(200, headers, orjson.dumps(told, option=orjson.OPT_INDENT_2, default=str))
+
+    def _key(self, asked: Request) -> str | None:
+        """The id of the key that is shown, once and nowhere but in its header; None where none is.
+
+        A right one is always let in: nobody finds it by trying, however often.
+        """
+        shown = asked.headers.getlist("authorization")
+        scheme, _, key = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+        digest = _digest(key.strip())
+        # All of them, so that the time does not tell which one it was.
+        good = [hmac.compare_digest(digest, known) for known in self._keys]
+        return digest.hex()[:12] if scheme.lower() == "bearer" and any(good) else None
+
+    def _refused(self, done: _Done) -> CallError:
+        """What who shows no key is told; an observer is, too, as long as that is news."""
+        misses = self._gateway.misses.note(network(done.who) or done.who)
+        done.outcome = "refused"
+        if misses <= _MOST:
+            self._gateway.plan.vitals.tell(done.happening())
+            return Unauthorized(f"this is for those who operate the gateway; {_HOW}")
+        return RateLimited(
+            f"more than {_MOST} wrong keys were shown from this address within a minute; {_HOW}",
+            code="admin_locked",
+            headers={"retry-after": f"{_MINUTE:.0f}"},
+        )
 
     async def _act(self, asked: Request, path: str, done: _Done) -> Any:
         act, done.target, names = _find(asked.method, path)
@@ -110,30 +167,6 @@ class Admin:
             done.details |= {k: v for k, v in plain if isinstance(v, str | int | float)}
         return told
 
-    def _admit(self, asked: Request, who: str) -> str:
-        """Let in who shows a key, once and nowhere but in its header; the key's id."""
-        misses = self._misses.get(who, deque())
-        now = time.monotonic()
-        while misses and misses[0] <= now - 60:
-            misses.popleft()
-        if len(misses) >= _MOST:
-            wait = math.ceil(misses[0] + 60 - now)
-            message = f"{_MOST} wrong keys were shown within a minute; wait {wait} s"
-            raise RateLimited(message, code="admin_locked", headers={"retry-after": str(wait)})
-        shown = asked.headers.getlist("authorization")
-        scheme, _, key = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
-        digest = _digest(key.strip())
-        # All of them, so that the time does not tell which one it was.
-        good = [hmac.compare_digest(digest, known) for known in self._keys]
-        if scheme.lower() == "bearer" and any(good):
-            return digest.hex()[:12]
-        misses.append(now)
-        self._misses[who] = misses
-        self._misses.move_to_end(who)
-        if len(self._misses) > _KNOWN:
-            self._misses.popitem(last=False)
-        raise Unauthorized(f"this is for those who operate the gateway; {_HOW}")
-
 
 @dataclass
 class _Done:
@@ -149,7 +182,7 @@ class _Done:
         return Happening(
             what=f"admin.{self.what}",
             who=self.who,
-            target=self.target,
+            target=self.target[:_LONGEST],
             outcome=self.outcome,
             details=self.details,
         )
@@ -184,10 +217,7 @@ async def _said(asked: Request) -> dict[str, Any]:
     except TimeoutError:
         message = f"the body did not arrive within {_PATIENCE:g} s"
         raise BadRequest(message, code="body_timeout") from None
-    try:
-        said = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError:
-        said = None
+    said = read(body) if body else {}
     if not isinstance(said, dict):
         raise BadRequest("the body must be a JSON object", code="invalid_json")
     return {**asked.query_params, **said}

@@ -64,7 +64,8 @@ async def _connect(plan: Plan, document: Document) -> None:
     try:
         click.echo(f"store: {await plan.store.probe()}", err=True)
     except Unavailable as error:
+        store = f"the store{plan.store.place and f' at {plan.store.place}'}"
         place = document.place(("server", "store"))
-        raise ConfigError([Problem(place, f"the store does not answer: {error}")]) from None
+        raise ConfigError([Problem(place, f"{store} does not answer: {error}")]) from None
     finally:
         await plan.store.aclose()

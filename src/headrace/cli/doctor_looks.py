@@ -15,7 +15,7 @@ from headrace.call import leaves
 from headrace.cli.address import check_guarded
 from headrace.cli.doctor_machine import clocks, machine
 from headrace.cli.doctor_store import store_findings
-from headrace.cli.doctor_upstreams import upstream_findings
+from headrace.cli.doctor_upstreams import place_of, upstream_findings
 from headrace.cli.doctor_watching import Watching
 from headrace.config.build import build
 from headrace.config.document import Document
@@ -32,6 +32,8 @@ class Look:
     """One thing to look at."""
 
     about: str
+    place: str = ""
+    """The host and the port that it asks, where they are known."""
     findings: Callable[[], AsyncIterator[Finding]]
 
 
@@ -52,12 +54,13 @@ async def examined(
 
 
 def _looks(plan: Plan) -> Iterator[Look]:
-    yield Look(about="store", findings=partial(store_findings, plan.store))
+    store = plan.store
+    yield Look(about="store", place=store.place, findings=partial(store_findings, store))
     probed = {probe.upstream for probe in plan.probes}
     for name, upstream in plan.upstreams.items():
         asking = partial(upstream_findings, upstream, _wanted(plan, name), probed=name in probed)
         own = getattr(upstream.forward, "examine", asking)
-        yield Look(about=f"upstream {name}", findings=own)
+        yield Look(about=f"upstream {name}", place=place_of(upstream.address), findings=own)
     forwarders = [id(upstream.forward) for upstream in plan.upstreams.values()]
     for part in plan.parts:
         if (examine := getattr(part, "examine", None)) and id(part) not in forwarders:
@@ -103,7 +106,7 @@ async def _looked(look: Look, timeout: float) -> list[Finding]:
             Finding(
                 about=look.about,
                 state="fail",
-                says=f"no answer within {Duration(timeout)}",
+                says=f"no answer{look.place and f' from {look.place}'} within {Duration(timeout)}",
                 advice="see whether its address is right, and whether a firewall is in between",
             )
         )

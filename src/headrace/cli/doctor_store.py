@@ -23,8 +23,9 @@ async def store_findings(store: Store) -> AsyncIterator[Finding]:
         kept = await _keeps(store, key)
         ahead = await _ahead(store, key)
     except Unavailable as error:
+        says = f"no answer{store.place and f' from {store.place}'}: {error}"
         advice = "start it, or see `store` of the server"
-        yield Finding(about="store", state="fail", says=f"no answer: {error}", advice=advice)
+        yield Finding(about="store", state="fail", says=says, advice=advice)
         return
     if not kept:
         says = f"{says}; what was written is not what is read"

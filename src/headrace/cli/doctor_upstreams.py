@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from time import perf_counter
 from typing import Literal
+from urllib.parse import urlsplit
 
 from headrace.attempts import Upstream
+from headrace.config.listening import Address
 from headrace.errors import UpstreamError
 from headrace.finding import Finding
 
@@ -36,7 +38,7 @@ async def upstream_findings(
     try:
         models = await listing()
     except UpstreamError as error:
-        yield _refused(error)
+        yield _refused(error, place_of(upstream.address) or "its address")
         return
     took = perf_counter() - began
     missing = [f"{name!r} ({who})" for name, who in wanted.items() if not _among(name, models)]
@@ -63,16 +65,25 @@ def _count(models: Iterable[str]) -> str:
     return f"{count} model{'' if count == 1 else 's'}"
 
 
-def _refused(error: UpstreamError) -> Finding:
-    state, says, advice = _words(error)
+def place_of(url: str) -> str:
+    """The host and the port of a URL, and no more of it; nothing where it has no host."""
+    parts = urlsplit(url)
+    if not parts.hostname:
+        return ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return str(Address(parts.hostname, port))
+
+
+def _refused(error: UpstreamError, place: str) -> Finding:
+    state, says, advice = _words(error, place)
     return Finding(state=state, says=says, advice=advice)
 
 
-def _words(error: UpstreamError) -> tuple[State, str, str | None]:
+def _words(error: UpstreamError, place: str) -> tuple[State, str, str | None]:
     match error.said:
         case None:
-            says, advice = _CODES.get(error.code or "", (f"failed with {error.code}", None))
-            return "fail", says, advice
+            says, advice = _CODES.get(error.code or "", (f"{{}} failed with {error.code}", None))
+            return "fail", says.replace("{}", place), advice
         case 401 | 403:
             says = f"it refuses the key, or wants one (HTTP {error.said})"
             return "fail", says, "see its api_key, and what that key is allowed to do"
@@ -92,19 +103,22 @@ def _words(error: UpstreamError) -> tuple[State, str, str | None]:
 
 _ADDRESS = "see its base_url"
 _CODES = {
-    "dns_failed": ("its host has no address", "see its base_url, and this machine's DNS"),
-    "connect_failed": ("nobody takes connections there", "start it, or see its base_url"),
-    "connect_timeout": ("no connection comes about", "see its base_url, and firewalls in between"),
+    "dns_failed": ("the host of {} has no address", "see its base_url, and this machine's DNS"),
+    "connect_failed": ("nobody takes connections at {}", "start it, or see its base_url"),
+    "connect_timeout": (
+        "no connection to {} comes about",
+        "see its base_url, and firewalls in between",
+    ),
     "tls_failed": (
-        "its TLS or its certificate is not good",
+        "the TLS or the certificate of {} is not good",
         "see its base_url, and its certificate",
     ),
-    "connection_lost": ("it ends the connection without an answer", _ADDRESS),
-    "upstream_protocol": ("what answers there does not speak HTTP", _ADDRESS),
-    "upstream_invalid": ("what answers there is no list of models", _ADDRESS),
-    "upstream_truncated": ("its answer breaks off", None),
-    "upstream_encoding": ("its answer cannot be inflated", None),
-    "upstream_too_large": ("its list of models is too large", None),
-    "idle_timeout": ("its answer stops in the middle", None),
+    "connection_lost": ("{} ends the connection without an answer", _ADDRESS),
+    "upstream_protocol": ("what answers at {} does not speak HTTP", _ADDRESS),
+    "upstream_invalid": ("what answers at {} is no list of models", _ADDRESS),
+    "upstream_truncated": ("the answer of {} breaks off", None),
+    "upstream_encoding": ("the answer of {} cannot be inflated", None),
+    "upstream_too_large": ("the list of models of {} is too large", None),
+    "idle_timeout": ("the answer of {} stops in the middle", None),
 }
-"""By the codes of transports: what that means, and what to do."""
+"""By the codes of transports: what that means, `{}` being where it is, and what to do."""

@@ -36,6 +36,8 @@ class Errand:
     """The process without which it ends."""
     first: bool = False
     """Whether it says that the gateway is live."""
+    speaks: bool = True
+    """Whether it tells in full what all workers have to tell, such as what a reload changes."""
 
     def hand_over(self) -> int:
         """The number of a file of memory that says all of this."""

@@ -25,7 +25,10 @@ class Reminders:
     def __call__(self, plan: Plan) -> None:
         """Say what is new, and once a day what is still to be done."""
         if plan is not self._last:
-            self._last = plan
+            before, self._last = self._last.certificate, plan
+            if plan.certificate and before and plan.certificate.pem != before.pem:
+                logger.info(plan.certificate.renewed())
+                self._next = time.monotonic()
             if waiting := [*_waiting(self._first.server, plan.server)]:
                 logger.warning("this needs a restart, in server: %s", ", ".join(waiting))
         if time.monotonic() >= self._next:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,8 +21,8 @@ from headrace.cli.group import colored
 from headrace.cli.notify import Notify
 from headrace.cli.output import Output
 from headrace.config.build import build
-from headrace.config.document import Document, load, parse
-from headrace.config.found import look, written
+from headrace.config.document import Document, load
+from headrace.config.found import default_file, document_of, look
 from headrace.config.listening import Address
 from headrace.config.plan import Plan
 from headrace.config.problems import Problem
@@ -37,11 +37,22 @@ if TYPE_CHECKING:
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
+class _Number(click.IntRange):
+    """A whole number, within bounds."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            bounds = f"from {self.min} to {self.max}" if self.max else f"from {self.min} on"
+            self.fail(f"{value!r} is not a number {bounds}", param, ctx)
+
+
 @click.command("serve")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--host", help="Address to listen on. Else HOST, the file, 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port. Else PORT, the file, 8080.")
-@click.option("--workers", type=click.IntRange(1), help="Else WEB_CONCURRENCY, the file, 1.")
+@click.option("--port", type=_Number(0, 65535), help="Port. Else PORT, the file, 8080.")
+@click.option("--workers", type=_Number(1), help="Else WEB_CONCURRENCY, the file, 1.")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Else LOG_LEVEL, or info.")
 @click.option("--worker", type=int, hidden=True, help="The errand that it is on.")
 def command(
@@ -59,11 +70,11 @@ def command(
     """
     hangup.hold()
     level = log_level or os.environ.get("LOG_LEVEL") or "info"
-    output = _log(level)
+    output = _log(level, of_several=worker is not None)
     if worker is not None:
         sys.exit(_work(worker, output))
     notify = Notify.of(os.environ)
-    file = file or _default_file()
+    file = file or default_file(os.environ)
     document = load(file, os.environ) if file else _found()
     plan = build(document)
     address = host or os.environ.get("HOST") or plan.server.host
@@ -114,6 +125,8 @@ def _work(number: int, output: Output) -> int:
 
     take_signals()
     errand = Errand.taken(number)
+    if not errand.speaks:
+        logging.getLogger("headrace").addFilter(_briefly)
     plan = build(errand.document)
     telling = Telling(socket.socket(fileno=errand.tells), plan)
     gateway = Gateway(
@@ -134,8 +147,15 @@ def _work(number: int, output: Output) -> int:
     )
 
 
+def _briefly(record: logging.LogRecord) -> bool:
+    """Cut short what another worker tells in full; whether anything is left."""
+    told = record.getMessage()
+    record.msg, record.args = " ".join(told.split("\n")[:2]), ()
+    return not told.startswith("  ")  # what has changed, line by line
+
+
 def _source(file: Path | None) -> Callable[[], Document] | None:
-    return partial(load, file, os.environ) if file else None
+    return partial(load, file, os.environ, again=True) if file else None
 
 
 def _check(plan: Plan, *, host: str, count: int) -> None:
@@ -176,13 +196,6 @@ class _Sayer:
         click.secho(line, bold=bold, err=True, color=colored(sys.stderr))
 
 
-def _default_file() -> Path | None:
-    named = os.environ.get("HEADRACE_CONFIG")
-    if named:
-        return Path(named)
-    return Path("gateway.yaml") if Path("gateway.yaml").exists() else None
-
-
 def _found() -> Document:
     """The configuration that is made of what this machine has."""
     found = asyncio.run(look(os.environ))
@@ -191,7 +204,7 @@ def _found() -> Document:
         click.echo(f"  {one.name}: {one.says}", err=True)
     if all(one.rank >= one.STAND_IN for _, one in found):
         click.echo(_NOTHING, err=True)
-    return parse(written(found), "what was found", os.environ)
+    return document_of(found, os.environ)
 
 
 _NOTHING = (
@@ -209,13 +222,14 @@ def _port(plan: Plan) -> int:
     return int(written)
 
 
-def _log(level: str) -> Output:
+def _log(level: str, *, of_several: bool) -> Output:
     """Lines for people to standard error; the access log, which is for programs, to output."""
     if level.lower() not in _LEVELS:
         message = f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, found {level!r}"
         raise ConfigError([Problem(None, message)])
     people = logging.StreamHandler(sys.stderr)
-    people.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    name = "%(name)s[%(process)d]" if of_several else "%(name)s"
+    people.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[people])
     logging.getLogger("headrace").setLevel(level.upper())
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -47,6 +47,8 @@ class _Worker:
     began: float
     says: socket.socket
     """Where it says how it is."""
+    speaks: bool
+    """Whether its log has in full what they all have to tell."""
     busy: bool = True
     """Whether it has not done yet what it was asked for: to start, or to reload."""
     served: bool = False
@@ -131,7 +133,8 @@ class Workers:
     def _start(self, *, first: bool) -> _Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         ours.setblocking(False)
-        errand = replace(self._errand, tells=theirs.fileno(), first=first)
+        speaks = not any(worker.speaks for worker in self._workers)
+        errand = replace(self._errand, tells=theirs.fileno(), first=first, speaks=speaks)
         number = errand.hand_over()
         # In a session of its own: a terminal's Ctrl-C comes to this process alone, to be passed on.
         process = subprocess.Popen(  # noqa: S603
@@ -142,7 +145,7 @@ class Workers:
         )
         theirs.close()
         os.close(number)
-        return _Worker(process=process, began=time.monotonic(), says=ours)
+        return _Worker(process=process, began=time.monotonic(), says=ours, speaks=speaks)
 
     def _bury(self) -> int:
         """Forget those that have ended; the worst status of those that failed for good."""
@@ -155,10 +158,12 @@ class Workers:
             if self._stopping:
                 worst = max(worst, status)
                 continue
-            logger.error("worker %d ended with status %d", worker.process.pid, status)
             lived = time.monotonic() - worker.began
             self._failures = self._failures + 1 if lived < _SOON else 0
-            if self._failures < _MOST_FAILURES:
+            again = self._failures < _MOST_FAILURES
+            then = "; another one is started" if again else ""
+            logger.error("worker %d ended with status %d%s", worker.process.pid, status, then)
+            if again:
                 continue
             if any(each.served for each in self._workers):
                 logger.error("workers do not start; the next one is tried in %d s", _WHILE)
@@ -214,7 +219,7 @@ class Workers:
 
     def _take(self, document: Document) -> None:
         """Have workers to come serve what a worker has taken."""
-        if document.value != self._errand.document.value:
+        if not document.repeats(self._errand.document):
             self._errand = replace(self._errand, document=document)
             logger.debug("workers to come serve what the others do (%s)", document.hash)
             with suppress(Exception):  # what its parts read has changed since; workers say so

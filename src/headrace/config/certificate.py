@@ -28,6 +28,8 @@ class Certificate:
 
     file: str
     ends: datetime
+    pem: bytes
+    """The certificate itself."""
     context: ssl.SSLContext
     """Serves it by TLS 1.2 or later."""
 
@@ -38,18 +40,23 @@ class Certificate:
         ends = "has ended" if self.ends <= now else "ends"
         return f"the certificate in {self.file} {ends} on {_told(self.ends)}; renew it"
 
+    def renewed(self) -> str:
+        """What is to be said of it when it takes the place of another one."""
+        return f"the certificate in {self.file} is renewed, good until {_told(self.ends)}"
+
 
 def certificate_of(parts: Parts, tls: Tls | None) -> Certificate | None:
     """The certificate of `server: {tls: …}`; None where there is none, or after a problem."""
     if tls is None or not parts.sure(("server", "tls")):
         return None
     reading = _Reading(parts, tls)
-    ends, fits = reading.certificate(), reading.key()
-    context = reading.context() if ends and fits else None
+    found, fits = reading.certificate(), reading.key()
+    context = reading.context() if found and fits else None
     parts.document.read_beside(reading.around.files)
-    if ends is None or context is None:
+    if found is None or context is None:
         return None
-    return Certificate(file=tls.certificate, ends=ends, context=context)
+    pem, ends = found
+    return Certificate(file=tls.certificate, ends=ends, pem=pem, context=context)
 
 
 class _Reading:
@@ -60,8 +67,8 @@ class _Reading:
         self.tls = tls
         self.around = Surroundings(environ={}, unset_ok=False)
 
-    def certificate(self) -> datetime | None:
-        """When it ends."""
+    def certificate(self) -> tuple[bytes, datetime] | None:
+        """The certificate itself, and when it ends."""
         text = self._text("certificate", self.tls.certificate)
         blocks = _CERTIFICATE.findall(text or b"")
         if text is not None and not blocks:
@@ -77,7 +84,7 @@ class _Reading:
             message = f"has a certificate that ended on {_told(ends)}; put the renewed one there"
             self._problem("certificate", message)
             return None
-        return ends
+        return blocks[0], ends
 
     def key(self) -> bool:
         """Whether there is one, and it needs no password."""

@@ -31,9 +31,15 @@ Versions: TypeAlias = tuple[tuple[Version, ...], tuple[str, ...]]
 
 
 def load(
-    path: str | os.PathLike[str], environ: Mapping[str, str], *, unset_ok: bool = False
+    path: str | os.PathLike[str],
+    environ: Mapping[str, str],
+    *,
+    unset_ok: bool = False,
+    again: bool = False,
 ) -> Document:
     """Read the configuration at `path` and all that it includes.
+
+    It may be a pipe, but not where it is read `again`: who writes into that may never come.
 
     With `unset_ok`, a variable that is not set or a `${file:…}` that is not there is no problem.
     """
@@ -41,7 +47,7 @@ def load(
     around = Surroundings(environ=environ, unset_ok=unset_ok)
     try:
         # Only what was named on the command line may be a pipe: another could never end.
-        data = around.read(file, MAX_FILE, regular=False)
+        data = around.read(file, MAX_FILE, regular=again)
     except (OSError, ValueError) as error:
         document = _read(Source(str(file), b"", file.parent), around)
         document.problems.append(Problem(None, f"cannot read {file}: {reason(error)}"))
@@ -110,7 +116,7 @@ class Document:
 
         Their files are its own, too, then.
         """
-        if self.problems or (self.value, self.folders) != (before.value, before.folders):
+        if self.problems or (self._text, self.folders) != (before._text, before.folders):
             return False
         if before.beside != {file: version(file) for file in before.beside}:
             return False
@@ -144,6 +150,11 @@ class Document:
             beside={pathlib.Path(file): _as_version(found) for file, found in told["beside"]},
             _spots={(): Spot(None, Span(Source(name, b"", pathlib.Path(".")), 0, 0))},
         )
+
+    @cached_property
+    def _text(self) -> str:
+        # Compared as values, mappings have no order, and 1 is as good as true.
+        return json.dumps(self.value)
 
     @cached_property
     def hash(self) -> str:

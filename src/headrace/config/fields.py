@@ -7,7 +7,7 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, cast
@@ -60,6 +60,14 @@ def part_in(kind: Any) -> type[Any] | None:
     part = inner[0] if isinstance(kind, types.UnionType) and len(inner) == 1 else kind
     own = hasattr(part, "__get_pydantic_core_schema__")
     return part if isinstance(part, type) and is_dataclass(part) and not own else None
+
+
+def names_inside(kind: Any) -> Iterator[str]:
+    """The options of every part that stands somewhere in a type."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        yield from options_of(kind)
+    for inner in typing.get_args(kind):
+        yield from names_inside(inner)
 
 
 def adapter(kind: Any) -> TypeAdapter[Any]:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from headrace import registry
 from headrace.chain import Plugins
 from headrace.config.document import Document, Path
-from headrace.config.fields import adapter, options_of, part_in
+from headrace.config.fields import adapter, names_inside, options_of, part_in
 from headrace.config.handover import Handover
 from headrace.config.problems import Problem, did_you_mean, looks_secret
 from headrace.options import File
@@ -191,7 +191,7 @@ class Parts:
             place = partial(self._begun, path)
             return self._adapter(kind).validate_python(value, context=place)
         except ValidationError as error:
-            self._refuse(path, what, error.errors(include_url=False))
+            self._refuse(kind, path, what, error.errors(include_url=False))
             return _NONE
 
     def _begun(self, path: Path, file: File) -> File:
@@ -208,7 +208,9 @@ class Parts:
         made = [self.make("plugins", (*path, index), item) for index, item in items]
         return tuple(plugin for plugin in made if plugin is not None)
 
-    def _refuse(self, path: Path, what: str, faults: Sequence[Mapping[str, Any]]) -> None:
+    def _refuse(
+        self, kind: Any, path: Path, what: str, faults: Sequence[Mapping[str, Any]]
+    ) -> None:
         """A problem for each place of a value that does not fit."""
         by_place: dict[Path, list[Mapping[str, Any]]] = {}
         for fault in faults:
@@ -217,8 +219,10 @@ class Parts:
             # Faults of the whole, beside one inside it, are other members of a union.
             deeper = any(other[: len(where)] == where != other for other in by_place)
             if self.sure(where) and not deeper:
-                key = some[0]["loc"][-1:] == ("[key]",) or some[0]["type"] == _EXTRA
-                self.problem(where, f"{what} {self._said(where, some)}", key=key)
+                extra = some[0]["type"] == _EXTRA
+                hint = did_you_mean(str(where[-1]), names_inside(kind)) if extra else ""
+                key = extra or some[0]["loc"][-1:] == ("[key]",)
+                self.problem(where, f"{what} {self._said(where, some)}{hint}", key=key)
 
     def _adapter(self, kind: Any) -> TypeAdapter[Any]:
         named = repr(kind)  # not every type can be hashed

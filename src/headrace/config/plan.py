@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from headrace.attempts import Upstream
 from headrace.caller import Callers
-from headrace.chain import Plugin
+from headrace.chain import Plugin, Plugins
 from headrace.config.certificate import Certificate
 from headrace.config.document import Document
+from headrace.config.fields import options_of
 from headrace.config.handover import Handover
 from headrace.config.problems import Place
 from headrace.config.settings import Server
@@ -80,14 +81,28 @@ class Plan:
         parts += self.chain
         for route in self.routes:
             parts += route.chain
-        parts += [*self.probes, self.hands]
+        parts += [inner for part in parts for inner in _inside(part)]
         yield from {id(part): part for part in parts}.values()
+
+    @property
+    def watchers(self) -> tuple[object, ...]:
+        """What looks after upstreams: it ends with the plan, and not with the plan's last call."""
+        return (*self.probes, self.hands)
 
     @property
     def admitting(self) -> tuple[Plugin, ...]:
         """The chain, with what grants callers their rights behind those that find out who asks."""
         known = behind_who_asks(self.chain)
         return (*self.chain[: len(self.chain) - len(known)], self.callers.admit, *known)
+
+
+def _inside(part: object) -> Iterator[object]:
+    """The plugins that are options of a part, and those inside of them."""
+    if is_dataclass(part):
+        for option in options_of(type(part)).values():
+            if option.kind == Plugins:
+                for inner in getattr(part, option.name):
+                    yield from (inner, *_inside(inner))
 
 
 def behind_who_asks(chain: Sequence[Plugin]) -> tuple[Plugin, ...]:

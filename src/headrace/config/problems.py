@@ -119,7 +119,7 @@ _SECRET = re.compile(
 )
 _KEY = re.compile(r"[\w.-]+(?=[\"']?\s*$)")
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|\[[^\]]*\]?"
-_FLOW_VALUE = re.compile(rf"(\s*)({_REFERENCE}|{_QUOTED}|[^\s{{,\]}}#](?:(?!\s#)[^,\]}}])*)")
+_FLOW_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{,\]}}#](?:(?!\s#)[^,\]}}])*)")
 _BLOCK_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{#](?:(?!\s#).)*)")
 _BARE = (
     re.compile(r"(://[^\s\"'/@:]{0,256}:)([^\s\"']{1,256})(?=@)"),  # redis://user:password@host
@@ -133,6 +133,7 @@ _PARTS = re.compile(
     r"|(\$\{[A-Za-z_]\w*:[-+])([^}]*)(\}?)|.",
     re.DOTALL,
 )
+_QUOTED_REFERENCE = re.compile(r"([\"'])(\$\{.*\})\1", re.DOTALL)
 _CHARACTER = re.compile(r"[^\r\n]")
 
 

@@ -17,7 +17,8 @@ def explained(error: yaml.YAMLError, source: Source) -> Refused:
     found = error.problem_mark.index if error.problem_mark else 0
     began = error.context_mark.index if error.context_mark else found
     said = f"{error.context}: {error.problem}"
-    if "flow sequence" in said or "flow mapping" in said:
+    ends = found >= len(source.text.rstrip())
+    if "flow sequence" in said or "flow mapping" in said or (ends and "flow node" in said):
         return _unclosed(source, began, found)
     for words, look, message in _MEANINGS:
         if words in said:

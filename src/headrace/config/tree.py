@@ -164,6 +164,10 @@ class _Composer:
             # For "\UFFFFFFFF", and for a %YAML with thousands of digits.
             message = "YAML has no number as large as this"
             raise Refused(self.parser.index, message) from None
+        except yaml.MarkedYAMLError as error:
+            if error.context == "while parsing a flow node":  # it says no more than where it is
+                error.context_mark = self.parser.marks[-1]
+            raise
         return event
 
     def span(self, event: yaml.Event) -> Span:

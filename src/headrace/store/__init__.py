@@ -71,6 +71,8 @@ class Store(Protocol):
     """Whether other processes see what is kept."""
     fault: str | None = None
     """Why it does not answer at the moment; None while it does."""
+    place: str = ""
+    """Its host and port, for those who operate it; nothing where it has none."""
 
     @staticmethod
     def of_server() -> Store:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from sys import getsizeof
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from headrace.options import Size
 from headrace.store import Full, Step, Store, Value, together
@@ -33,15 +33,13 @@ class Memory(Store):
 
     def __post_init__(self) -> None:
         # Apart, because a full cache must not push out what limits are counted with.
-        self._values = _Bounded[bytes](self.entries, self.size)
-        self._numbers = _Bounded[Value](self.entries, self.size)
+        self._values, self._numbers = _Bounded[bytes](), _Bounded[Value]()
         # Without a bound: there are as many as calls are running, and no limit may forget one.
         self._leases: dict[str, dict[object, float]] = {}
 
     def follows(self, before: Memory) -> None:
         """Go on with what was kept, within the bounds of this one."""
-        self._values = before._values.within(self.entries, self.size)
-        self._numbers = before._numbers.within(self.entries, self.size)
+        self._values, self._numbers = before._values, before._numbers
         self._leases = before._leases
         if "_windows" in vars(before):
             vars(self)["_windows"] = before._windows
@@ -54,7 +52,8 @@ class Memory(Store):
         """Keep a value for `ttl` seconds; False where it is larger than `value`, or than all."""
         if len(value) > min(self.value, self.size):
             return False
-        self._values.put(key, value, _now() + ttl, getsizeof(value))
+        until, bounds = _now() + ttl, self._bounds
+        self._values.put(key, value, until, getsizeof(value), **bounds)
         return True
 
     async def delete(self, key: str) -> bool:
@@ -88,10 +87,15 @@ class Memory(Store):
         until = {step.key: now + step.ttl for step in steps}
         for key, value in values.items():
             if value:
-                self._numbers.put(key, value, until[key], getsizeof(value) + NUMBER * len(value))
+                weight = getsizeof(value) + NUMBER * len(value)
+                self._numbers.put(key, value, until[key], weight, **self._bounds)
             else:
                 self._numbers.drop(key)
         return answers
+
+    @property
+    def _bounds(self) -> dict[str, int]:
+        return {"most": self.entries, "size": self.size}
 
     @asynccontextmanager
     async def lease(self, key: str, slots: int, *, ttl: float) -> AsyncIterator[None]:
@@ -148,17 +152,9 @@ class _Entry(NamedTuple, Generic[Kept]):
 class _Bounded(Generic[Kept]):
     """What is kept of one kind, the least recently used first, none of it beyond its time."""
 
-    def __init__(self, entries: int, size: int) -> None:
-        self._most = entries
-        self._size = size
+    def __init__(self) -> None:
         self._weight = 0
         self._kept: OrderedDict[str, _Entry[Kept]] = OrderedDict()
-
-    def within(self, entries: int, size: int) -> Self:
-        """The same with other bounds."""
-        self._most, self._size = entries, size
-        self._make_room()
-        return self
 
     def get(self, key: str, now: float) -> Kept | None:
         """What is there; it counts as used."""
@@ -171,16 +167,15 @@ class _Bounded(Generic[Kept]):
         self._kept.move_to_end(key)
         return entry.value
 
-    def put(self, key: str, value: Kept, until: float, weight: int) -> None:
-        """Keep it in place of others; the newest stays, whatever the bounds."""
+    def put(
+        self, key: str, value: Kept, until: float, weight: int, *, most: int, size: int
+    ) -> None:
+        """Keep it in place of others, `most` of them, of that `size`; the newest always stays."""
         self.drop(key)
         weight += ENTRY + getsizeof(key)
         self._kept[key] = _Entry(value, until, weight)
         self._weight += weight
-        self._make_room()
-
-    def _make_room(self) -> None:
-        while len(self._kept) > 1 and (len(self._kept) > self._most or self._weight > self._size):
+        while len(self._kept) > 1 and (len(self._kept) > most or self._weight > size):
             self.drop(next(iter(self._kept)))
 
     def clear(self, prefix: str) -> int:

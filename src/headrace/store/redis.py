@@ -92,6 +92,11 @@ class Redis(Store):
         """Why it does not answer at the moment; None while it does."""
         return self._asking.fault if self._asking else None
 
+    @property
+    def place(self) -> str:  # type: ignore[override]  # nobody sets it
+        """Its host and port, or those of its cluster or sentinels."""
+        return str(self._location)
+
     async def __aenter__(self) -> Self:
         """Find out whether it answers; if not, that is no reason not to begin."""
         await self._open.begin()

@@ -91,8 +91,8 @@ class Audit:
         members = {
             "time": happening.at.isoformat(timespec="milliseconds"),
             "what": happening.what,
-            "who": happening.who,
-            "target": happening.target,
+            "who": happening.who and happening.who[:_LONGEST],
+            "target": happening.target and happening.target[:_LONGEST],
             "outcome": happening.outcome,
             "process": os.getpid(),
         }

@@ -28,6 +28,8 @@ _EVERY = 1.0
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _FORWARDED = re.compile("forwarded|x-forwarded.*|x-real-ip|.*client-ip|.*connecting-ip|via")
 """Headers that say that somebody asks for somebody else."""
+_SHORTEST = 16
+"""Characters of a token that nobody guesses."""
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ class Metrics:
     path: str = "/metrics"
     """Where it is served, below the gateway's own prefix."""
     token: Secret | None = None
-    """What who asks must send, as `Authorization: Bearer`."""
+    """What who asks must send, as `Authorization: Bearer`: 16 characters or more."""
     open: bool = False
     """Whether everybody who reaches the port may read it."""
     tenants: list[str] = field(default_factory=list)
@@ -56,6 +58,9 @@ class Metrics:
             raise ValueError("path must be a path such as /metrics")
         if self.token and self.open:
             raise ValueError("needs a token, or is open to everybody; take one of them out")
+        if self.token and len(self.token.reveal()) < _SHORTEST:
+            make = "make one with: openssl rand -hex 16"
+            raise ValueError(f"token must have {_SHORTEST} characters or more; {make}")
         if _FOLDER in os.environ and not os.path.isdir(os.environ[_FOLDER]):
             raise ValueError(f"{_FOLDER} must name a folder that is there, or not be set")
 
