@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from headrace.budget import Budget
+from headrace.budget import Account, Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Timeouts, leaves
+from headrace.caller import network
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
 from headrace.prices import PriceList
@@ -99,7 +100,8 @@ class Attempts:
         target = next(leaves(call.targets))
         if (rest := self._rests.of(target, call)) and rest.closed:
             raise resting(target, call, rest.left)
-        payer = self._pays(call, upstream)
+        account = upstream.budget.at(place_of(target, call), call.operation)
+        payer = self._pays(call, account)
         attempt = Attempt(target=target)
         record.attempts.append(attempt)
         told = call.telling(attempt, upstream.timeouts, self._limits, upstream.provider)
@@ -114,7 +116,8 @@ class Attempts:
             attempt.status = error.said or attempt.status
             attempt.end("failed")
             if not isinstance(error, Unsupported):  # else it was not asked
-                well = not error.again and error.status < 500
+                # A client's fault says nothing: others may fail all the while.
+                well = False if error.again or error.status >= 500 else None
             if error.retry_after:
                 wait = min(error.retry_after, _LONGEST_REST)
                 self._rests.rest(place_of(target, call), wait, why="it asked to wait")
@@ -129,19 +132,20 @@ class Attempts:
             well = False
             raise
         finally:
-            upstream.budget.ended(payer, well=well)
+            account.ended(payer, _who(call), well=well)
 
-    def _pays(self, call: Call, upstream: Upstream) -> Budget | None:
+    def _pays(self, call: Call, asked: Account) -> Account | None:
         """Who pays for one more attempt of a call of which one has failed; None for a first one.
 
         Raises `UpstreamError` where there is nothing left.
         """
         attempts = call.record.attempts
         if not any(attempt.outcome == "failed" for attempt in attempts):
-            upstream.budget.first()
+            asked.first()
             return None
-        payer = self._budgets[attempts[0].target.upstream]
-        if not payer.pays(upstream.budget):
+        first = attempts[0].target
+        payer = self._budgets[first.upstream].at(place_of(first, call), call.operation)
+        if not payer.pays(asked, _who(call)):
             raise _over_budget(attempts)
         return payer
 
@@ -237,6 +241,13 @@ def _may_repeat(call: Call, error: UpstreamError) -> bool:
     """Whether asking again does nothing twice: it is repeatable, or was not sent."""
     unsent = error.code in _NEVER_SENT or isinstance(error, Unsupported)
     return unsent or _repeatable(call)
+
+
+def _who(call: Call) -> str:
+    """Whose failures are counted as one caller's; where nobody is known, those of one address."""
+    if call.caller:
+        return " ".join(call.caller.identity)
+    return network(call.record.client) or ""
 
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:

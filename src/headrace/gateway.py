@@ -243,7 +243,8 @@ class Gateway:
         vitals = self.vitals
         vitals.reloads["failed"] += 1
         vitals.refused = str(error) or type(error).__name__
-        logger.error("the configuration stays as it was; the new one has problems:\n%s", error)
+        said = "the configuration stays as it was; the new one has problems:\n%s"
+        logger.error(said, error, exc_info=None if isinstance(error, HeadraceError) else error)
         why = {"why": vitals.refused}
         vitals.tell(Happening(what="config.refused", outcome="failed", details=why))
 

@@ -96,6 +96,8 @@ class Limited:
     settled: int = 0
     released: int = 0
     beyond: int = 0
+    estimated: bool = False
+    """Whether some of what it used is an estimate: no upstream has counted it."""
 
 
 @dataclass(kw_only=True)

@@ -25,10 +25,11 @@ GATEWAY = """
     """
 RED, BLUE, ANN = Caller("ann", tenant="red"), Caller("ann", tenant="blue"), Caller("ann")
 KEY = Caller("staff", id="ann", key=Sha256("0" * 64), listed=True)
+ISSUED = Caller("ann", issuer="https://login.example.com/")
 KEPT = {
     kept_under(cache, route, owner_of(caller)) + "1"
     for cache, route in [("cache", "fast"), ("other", "*"), ("other", "a/*")]
-    for caller in (RED, BLUE, ANN, KEY)
+    for caller in (RED, BLUE, ANN, KEY, ISSUED)
 }
 
 
@@ -62,10 +63,10 @@ def left(server: Server) -> int:
 @pytest.mark.parametrize(
     ("said", "count"),
     [
-        (["--all"], 12),
-        (["--route", "fast"], 4),
+        (["--all"], 15),
+        (["--route", "fast"], 5),
         (["--tenant", "red"], 3),
-        (["--tenant", "ann"], 6),
+        (["--tenant", "ann"], 9),
         (["--tenant", "blue", "--route", "a/*"], 1),
         (["--tenant", "nobody"], 0),
     ],

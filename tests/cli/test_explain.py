@@ -133,7 +133,7 @@ upstreams
 
 
 def test_an_empty_gateway_has_little_to_tell(here: Path) -> None:
-    (here / "gateway.yaml").write_text("")
+    (here / "gateway.yaml").write_text("upstreams: {}")
 
     assert "upstreams\n  none" in explained()
 

@@ -21,7 +21,7 @@ SOON = datetime.now(UTC) + timedelta(days=3)
 def plan(server: str = "{}", *, ends: datetime | None = None, pem: bytes = b"first") -> Plan:
     made = build(parse(f"server: {server}\nupstreams: {{a: mock}}\n", "gateway.yaml", {}))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown = ends and Certificate(file="tls.crt", ends=ends, pem=pem, context=context)
+    shown = Certificate(file="tls.crt", ends=ends, pem=pem, context=context) if ends else None
     return replace(made, certificate=shown)
 
 

@@ -77,6 +77,12 @@ def test_the_caret_ends_where_the_line_is_cut() -> None:
     assert caret(problem) == "a" * (COLUMNS - 2)
 
 
+def test_what_is_no_secret_is_shown_whatever_its_key_is_called() -> None:
+    place = Place("g.yaml", 1, 7, 7, "{key: *******, password: a}", clear="tls.key")
+
+    assert "| {key: tls.key, password: *}" in str(Problem(place, "no"))
+
+
 def test_tabs_and_wide_characters_do_not_move_the_caret() -> None:
     tab = Problem(Place("g.yaml", 1, 3, 3, "a\ttll"), "no")
     wide = Problem(Place("g.yaml", 1, 5, 3, "a漢e\u0301tll"), "no")
@@ -108,6 +114,13 @@ def test_control_characters_are_shown_not_sent() -> None:
         ("password: *abc", "password: ****"),
         ('password: "abc', "password: ****"),
         ("# token: abc", "# token: ***"),
+        ("api_key: ${KEY}     # or ${OTHER}", "api_key: ${KEY}     # or ${OTHER}"),
+        ("api_key: ab cd      # why", "api_key: *****      # why"),
+        ('{key: "${KEY}"}', '{key: "${KEY}"}'),
+        ("{key: '${KEY:-abc}', a: 1}", "{key: '${KEY:-***}', a: 1}"),
+        ('key: "${A}b${C}"', 'key: "${A}*${C}"'),
+        ('key: "a${B}"', "key: **${B}*"),
+        ("{key: abc  # why", "{key: ***  # why"),
         ("limits: {tokens: 2M/day, requests: 5/s}", "limits: {tokens: 2M/day, requests: 5/s}"),
         ("store: redis://u:p@ss@h:1/0", "store: redis://u:****@h:1/0"),
         ("store: redis://:${PW}@h", "store: redis://:${PW}@h"),

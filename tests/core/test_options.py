@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from headrace.options import Count, Duration, Rate, Secret, Sha256, Size, sha256
+from headrace.options import Count, Duration, File, Rate, Secret, Sha256, Size, sha256
 
 FUZZ = settings(max_examples=int(os.environ.get("FUZZ_CASES", "200")))
 HASH = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"  # of "secret"
@@ -259,7 +259,7 @@ def test_options_are_written_as_a_person_writes_them() -> None:
     assert OPTIONS.validate_python({**dumped, "key": "a"}).ttl == Duration(600)
 
 
-@pytest.mark.parametrize("option", [Duration, Size, Count, Rate, Secret, Sha256])
+@pytest.mark.parametrize("option", [Duration, Size, Count, Rate, Secret, Sha256, File])
 def test_an_editor_is_told_what_an_option_is(option: type[Duration | Rate | Secret]) -> None:
     schema = TypeAdapter(option).json_schema()
 

@@ -144,7 +144,7 @@ async def test_each_attempt_has_the_price_of_its_model_by_either_name(
         ("{opnai/m: {input: 1}}", "no upstream is called 'opnai'; did you mean 'openai'?"),
         ("{gpt-4o: {input: 1}}", "a price is that of a model of an upstream"),
         ("{openai/m: {input: -1}}", "must be greater than or equal to 0"),
-        ("{openai/m: {inputs: 1}}", "has no option 'inputs'"),
+        ("{openai/m: {inputs: 1}}", "has no option 'inputs'; did you mean 'input'?"),
         ("{openai/m: {output: 1}}", "needs the option 'input'"),
         ("{openai/m: genius}", "must be a mapping or 'genai'"),
         ("{openai/m: {input: .inf}}", "finite"),

@@ -90,7 +90,7 @@ def problems_of(
     text = _wrapped(block) if padded else block.text
     # Without an environment, the file is read as `check --unset-ok` reads it.
     document = parse(
-        text, name or block.page.name, environ, base=block.page.path.parent, unset_ok=not environ
+        text, name or block.page.name, environ, base=KEYS, unset_ok=not environ
     )
     try:
         with chdir(KEYS):
@@ -194,7 +194,8 @@ def _commands(block: Block) -> Iterator[tuple[int, list[str]]]:
                     while words and re.match(r"\w+=", words[0]):
                         words.pop(0)
                     if words:
-                        yield block.line + number, [words[0].removeprefix(".venv/bin/"), *words[1:]]
+                        command = re.sub(r"^(?:\.venv|/opt/headrace)/bin/", "", words[0])
+                        yield block.line + number, [command, *words[1:]]
                     words = []
                 else:
                     words.append(word)

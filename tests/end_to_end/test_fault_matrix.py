@@ -103,6 +103,7 @@ FAMILIES = {
     "broken": Family(plugins=(RETRY, BREAKER)),
     "begun": Family(plugins=(RETRY,), timeouts={"idle": "300ms"}),
     "limited": Family(plugins=({"retry": {"attempts": 2}},)),
+    "free": Family(plugins=({"retry": {"attempts": 2}},)),
     "lying": Family(),
     "healthy": Family(),
 }
@@ -386,21 +387,38 @@ async def test_who_lies_is_not_believed(door: Door, course: Course) -> None:
     await each(story, pairs(door, course, "lying"))
 
 
-async def test_nobody_is_asked_again_before_it_wants_to_be(door: Door, course: Course) -> None:
+LIMITED = status(429, {"error": {"message": "slow down"}}, "retry-after-ms: 400")
+
+
+async def test_while_another_is_free_nobody_waits_for_one_that_is_limited(
+    door: Door, course: Course
+) -> None:
     async def story(pair: Pair) -> None:
-        times: list[float] = []
-        limit = status(429, {"error": {"message": "slow down"}}, "retry-after-ms: 400")
-
-        def behaviour(_: Received) -> Iterator[Step]:
-            times.append(time.monotonic())
-            yield from pair.kind.good if len(times) > 1 else limit
-
-        pair.script(behaviour, ILL)
+        pair.script(LIMITED)
 
         answer = await pair.ask()
 
         assert pair.whole(answer)
-        assert (answer.upstream, answer.attempts) == (f"{pair.route}-first", 2)
+        assert (answer.upstream, answer.attempts) == (f"{pair.route}-second", 2)
+        assert len(pair.asked("first")) == 1
+
+    await each(story, pairs(door, course, "free"))
+
+
+async def test_nobody_is_asked_again_before_it_wants_to_be(door: Door, course: Course) -> None:
+    async def story(pair: Pair) -> None:
+        times: list[float] = []
+
+        def behaviour(_: Received) -> Iterator[Step]:
+            times.append(time.monotonic())
+            yield from pair.kind.good if len(times) > 1 else LIMITED
+
+        pair.script(LIMITED, behaviour)
+
+        answer = await pair.ask()
+
+        assert pair.whole(answer)
+        assert (answer.upstream, answer.attempts) == (f"{pair.route}-second", 3)
         assert 0.4 <= times[1] - times[0] < 2
 
     await each(story, pairs(door, course, "limited"))

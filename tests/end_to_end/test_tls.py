@@ -150,6 +150,8 @@ async def test_a_renewed_certificate_is_taken_and_no_stream_notices(
         for step in REST:
             await server.connections[-1].play(step)
         assert await client.until(b"[DONE]")
+        await served.until(lambda: any("tls.crt is renewed, good" in line for line in served.said))
+        assert sum("is renewed" in line for line in served.said) == 1
 
 
 async def test_a_renewed_certificate_is_seen_by_those_who_watch(

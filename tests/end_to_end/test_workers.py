@@ -312,6 +312,33 @@ async def test_the_last_good_configuration_outlives_all_workers(tmp_path: Path, 
         assert await models(served) == {"two"}
 
 
+async def test_what_all_workers_tell_is_told_in_full_by_one(tmp_path: Path) -> None:
+    async with changing(tmp_path) as (served, file):
+        write(file, "two")
+        served.process.send_signal(signal.SIGHUP)
+        await until_in_force(served, 2)
+        await served.until(lambda: said(served, "route two") == 1)
+        file.write_text("upstreams: {a: no-such-forwarder}\n")
+        served.process.send_signal(signal.SIGHUP)
+        await served.until(lambda: said(served, "no forwarder is called") == 2, 10)
+        await served.until(lambda: said(served, "  1 | upstreams") == 1)
+
+        assert said(served, "route two") == 1
+        for pid in workers(served):
+            assert said(served, f" headrace[{pid}]: the configuration stays as it was") == 1
+
+
+async def test_another_worker_tells_in_full_once_the_one_is_gone_that_did(tmp_path: Path) -> None:
+    async with changing(tmp_path) as (served, file):
+        await killed(served)
+        await served.until(lambda: said(served, "another one is started") == 2)
+        write(file, "two")
+        served.process.send_signal(signal.SIGHUP)
+        await until_in_force(served, 2)
+
+        await served.until(lambda: said(served, "route two") == 1)
+
+
 async def test_a_new_worker_serves_what_the_others_do_whatever_is_written_by_now(
     tmp_path: Path,
 ) -> None:

@@ -269,7 +269,7 @@ def test_a_file_that_is_named_by_a_variable_may_be_absent_where_that_is_unset() 
 
     build(parse(written, "gateway.yaml", {}, unset_ok=True))
     with pytest.raises(ConfigError, match="there is no ") as caught:
-        build(parse(written, "gateway.yaml", {"KEYS_FILE": "none-CANARY.yaml"}, unset_ok=True))
+        build(parse(written, "gateway.yaml", {"KEYS_FILE": "none-CANARY.yaml"}))
 
     assert "CANARY" not in str(caught.value)
 

@@ -24,7 +24,8 @@ def owned(caller: Caller | None) -> str:
     """Whose the answers are that this caller may be given."""
     if caller is None:
         return "nobody"
-    return caller.tenant or f"{'key' if caller.key else 'id'}/{caller.id}"
+    owner = caller.tenant or f"{'key' if caller.key else 'id'}/{caller.id}"
+    return f"{owner} of {caller.issuer}"
 
 
 async def telling(upstream: Upstream, call: Call) -> Reply:
@@ -57,7 +58,10 @@ async def check(random: Random, cases: int) -> int:
         key = KEY if random.random() < 0.5 else None
         caller: Caller | None = None
         if random.random() < 0.95:
-            caller = Caller("entry", id=who, tenant=tenant or None, key=key, listed=True)
+            issuer = random.choice((None, "one", "two"))
+            caller = Caller(
+                "entry", id=who, issuer=issuer, tenant=tenant or None, key=key, listed=True
+            )
         owner = owned(caller)
         question, stream = random.randrange(8), random.random() < 0.5
         given = asked(seed=question, stream=stream).replace(caller=caller)

@@ -18,6 +18,7 @@ from headrace import (
     Attempt,
     Call,
     Caller,
+    CallError,
     Count,
     Duration,
     Quota,
@@ -187,17 +188,38 @@ async def test_a_large_body_is_estimated_at_once(piece: str) -> None:
         (Usage(), 1.0, 500),
         (Usage(input=30, output=0), None, 30),
         (None, 1.0, 500),
-        (None, None, 0),
+        (None, None, 100),
     ],
 )
 def test_what_an_attempt_used(
     usage: Usage | None, first_output: float | None, expected: int
 ) -> None:
     attempt = Attempt(target=Target("a"), usage=usage, first_output=first_output)
+    given: Any = {"estimated": Estimate(100, 900), "reserved": 500, "streams": True}
 
-    assert used([attempt], Estimate(100, 900), 500) == expected
-    assert used([attempt, attempt], Estimate(100, 900), 500) == 2 * expected
-    assert used([], Estimate(100, 900), 500) == 0
+    assert used([attempt], **given).tokens == expected
+    assert used([attempt, attempt], **given).tokens == 2 * expected
+    assert used([], **given) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("streams", "others", "expected"),
+    [
+        (True, [], 100),
+        (False, [], 500),  # all of it was being written, and nobody knows how much
+        (False, [None], 600),  # once, however many were writing
+        (False, [Usage(input=30, output=20)], 150),  # it was left for the one that answered
+    ],
+)
+def test_an_attempt_that_nobody_waited_for_used_what_was_sent(
+    streams: bool, others: list[Usage | None], expected: int
+) -> None:
+    attempts = [
+        Attempt(target=Target("a"), usage=usage, first_output=1.0 if usage else None)
+        for usage in (None, *others)
+    ]
+
+    assert used(attempts, Estimate(100, 900), 500, streams=streams) == (expected, True)
 
 
 async def test_tokens_are_put_aside_before_and_settled_after() -> None:
@@ -310,6 +332,66 @@ async def test_those_who_lose_a_race_count_too() -> None:
 
     answered = [each for each in given.record.attempts if each.first_output]
     assert await level(plugin) == HOUR - 50 * len(answered)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_the_answer_begins_pays_for_what_was_sent(stream: bool) -> None:
+    plugin = limit()
+    upstream = Upstream()
+    upstream.script(silent())
+    given = call(stream=stream, max_tokens=500)
+    wanted = estimate(given, 0)
+
+    await served(given, (plugin,), upstream, leaves=60)
+
+    assert upstream.asked
+    spent = wanted.input if stream else sum(wanted)
+    assert await level(plugin) == HOUR - spent
+    [limited] = given.record.limits
+    assert (limited.settled, limited.estimated) == (spent, True)
+
+
+async def test_nobody_asks_for_more_than_the_limit_by_leaving(clock: Clock) -> None:
+    plugin = limit()
+    upstream = Upstream()
+    upstream.script(*[silent()] * 9)
+
+    for _ in range(9):
+        await served(call(max_tokens=HOUR // 4), (plugin,), upstream, leaves=60)
+
+    assert len(upstream.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("act", "costs"), [(silent(), True), (down(), False), (refuses(500), False)]
+)
+async def test_silence_costs_what_was_sent_and_a_refusal_nothing(
+    clock: Clock, act: Any, costs: bool
+) -> None:
+    clock.jumps = True
+    plugin = limit()
+    upstream = Upstream()
+    upstream.script(act)
+    given = call(stream=True, seconds=5)
+
+    with pytest.raises(CallError):
+        await ask(plugin, upstream=upstream, call=given)
+
+    [limited] = given.record.limits
+    assert limited.settled == (estimate(given, 0).input if costs else 0)
+
+
+async def test_who_loses_a_race_before_it_answered_used_what_was_sent() -> None:
+    plugin = limit()
+    upstream = Upstream()
+    upstream.script(silent(), says("two", usage=(30, 20)))
+    given = call(targets=["a", "b"])
+
+    await text(await ask(plugin, Race(), upstream=upstream, call=given))
+
+    [limited] = given.record.limits
+    assert limited.settled == 50 + estimate(given, 0).input
+    assert limited.estimated
 
 
 async def test_an_answer_from_a_cache_costs_no_tokens_but_is_a_request() -> None:
@@ -433,11 +515,21 @@ def _scripted(acts: list[Any]) -> Upstream:
 
 def _used(asked: Call, reserved: int) -> int:
     """What a call's attempts used, by its record."""
-    total = 0
+    total, alone = 0, []
+    prompt = math.ceil(len(asked.body) / 4)
     for attempt in asked.record.attempts:
         if usage := attempt.usage:
-            prompt = math.ceil(len(asked.body) / 4)
             total += (prompt if usage.input is None else usage.input) + (usage.output or 0)
         elif attempt.first_output:
             total += reserved
+        elif attempt.outcome == "cancelled" or code_of(attempt) in (None, "first_byte_timeout"):
+            total += prompt
+            alone.append(attempt)
+    answered = any(attempt.first_output for attempt in asked.record.attempts)
+    if alone and not answered and not asked.members["stream"]:
+        total += reserved - prompt
     return total
+
+
+def code_of(attempt: Attempt) -> str | None:
+    return attempt.error.code if attempt.error else None

@@ -198,9 +198,10 @@ def test_what_stands_in_the_url_comes_first() -> None:
         ("redis://cache?connections=0", "10: redis: connections and timeout must be more than 0"),
         ("'redis://cache?prefix={a}'", "10: redis: prefix must be some text without braces"),
         ("redis://cache?prefix=", "10: redis: prefix must be some text without braces"),
-        ("redis://cache?ca=ca.pem", "10: redis: ca is for TLS; write the url with rediss://"),
+        ("redis://cache?ca=/ca.pem", "10: redis: ca is for TLS; write the url with rediss://"),
+        ("rediss://cache?ca=CANARY", "10: redis: in the url, ca must begin with a slash"),
         ("rediss://cache?ca=/CANARY", "10: redis: ca is no file of certificate authorities"),
-        ("rediss://cache?ca=pyproject.toml", "10: redis: ca is no file of certificate authori"),
+        ("{redis: {url: rediss://cache, ca: pyproject.toml}}", "18: redis: ca is no file of cert"),
     ],
 )
 def test_a_mistake_is_told_where_it_stands(written: str, problem: str) -> None:

@@ -28,7 +28,7 @@ from headrace import (
     resting,
 )
 from headrace_plugins.breaker.circuit import Circuit
-from headrace_plugins.breaker.faults import is_fault, is_impatience, named
+from headrace_plugins.breaker.faults import is_fault, is_impatience, named, who_asks
 from headrace_plugins.breaker.others import Others, Word
 
 logger = logging.getLogger("headrace.breaker")
@@ -45,6 +45,7 @@ class Breaker:
     refused at once with a hint when to come back. After a cool-down a single call is let through,
     the probe. If that is answered, all others are let through again; if it fails, the next
     cool-down is twice as long. Workers and replicas that share a store believe each other.
+    Failures that a single caller meets, while others do not, are a matter of that caller alone.
     """
 
     failures: int = 5
@@ -103,12 +104,33 @@ class Breaker:
         place = place_of(target, call)
         if place not in self._circuits:
             self._circuits[place] = Circuit(place=place)
-        circuit = self._circuits[place]
+        circuit, who = self._circuits[place], who_asks(call)
         self._others.look(circuit)
+        if circuit.broken and circuit.by not in (None, who):
+            self._leave_to(circuit, circuit.by)
+        circuit.begin(self.window, who)
         if not circuit.broken:
+            self._check_own(circuit, who, target, call)
             return await self._ask(circuit, target, call, call_next)
         async with self._turn(circuit, target, call):
             return await self._ask(circuit, target, call, call_next)
+
+    def _leave_to(self, circuit: Circuit, who: str) -> None:
+        """Leave to a single caller what broke by its calls alone, for now others ask, too."""
+        rest, until = self.rests.at(circuit.place), _now()
+        if rest and rest.why == circuit.why:
+            self.rests.resume(circuit.place)
+            until = rest.until
+        circuit.is_left_to(who, self.failures, until)
+        self._others.take_back(circuit)
+
+    def _check_own(self, circuit: Circuit, who: str, target: Target, call: Call) -> None:
+        """Raise `UpstreamError` where it fails for this caller alone, but once a cool-down."""
+        own = circuit.own(who)
+        if own.in_a_row >= self.failures:
+            if (left := own.until - _now()) > 0:
+                raise resting(target, call, left)
+            own.until = _now() + self.cooldown
 
     @asynccontextmanager
     async def _turn(self, circuit: Circuit, target: Target, call: Call) -> AsyncIterator[None]:
@@ -128,7 +150,7 @@ class Breaker:
 
     async def _ask(self, circuit: Circuit, target: Target, call: Call, call_next: Next) -> Reply:
         attempts, made = call.record.attempts, len(call.record.attempts)
-        began, changes = _now(), circuit.changes
+        began, changes, who = _now(), circuit.changes, who_asks(call)
         try:
             reply = await call_next(call)
         except (UpstreamError, TimedOut) as error:
@@ -136,35 +158,58 @@ class Breaker:
             own = [attempt for attempt in attempts[made:] if attempt.target == target]
             failure = own[-1].error or error if own else None
             if failure and not is_impatience(failure, call, _now() - began):
-                self._failed(circuit, changes, failure)
+                self._failed(circuit, changes, who, failure)
             raise
         if circuit.broken and changes == circuit.changes:
             self._mend(circuit)
             changes = circuit.changes
-        return reply.on_close(partial(self._closed, circuit, changes))
+        return reply.on_close(partial(self._closed, circuit, changes, who))
 
-    async def _closed(self, circuit: Circuit, changes: int, error: BaseException | None) -> None:
+    async def _closed(
+        self, circuit: Circuit, changes: int, who: str, error: BaseException | None
+    ) -> None:
         """Count how a reply ended. A client that leaves says nothing about the upstream."""
         if isinstance(error, UpstreamError):
-            self._failed(circuit, changes, error)
+            self._failed(circuit, changes, who, error)
         elif error is None and changes == circuit.changes:
-            circuit.note(self.window, failed=False)
+            circuit.note(self.window, who, failed=False)
 
-    def _failed(self, circuit: Circuit, changes: int, error: UpstreamError | TimedOut) -> None:
+    def _failed(
+        self, circuit: Circuit, changes: int, who: str, error: UpstreamError | TimedOut
+    ) -> None:
         """Count a failure, unless it is no news or not the upstream's; it may be one too many."""
         if changes != circuit.changes or not is_fault(error, self.when):
             return
-        circuit.note(self.window, failed=True)
-        calls, failures = circuit.counted(self.window)
-        last = f"the last: {named(error)}"
+        circuit.note(self.window, who, failed=True)
+        alone, in_a_row = circuit.is_alone(who), circuit.in_a_row.total()
+        all_, others = circuit.counted(), circuit.without_the_worst()
+        by, last = who if alone else None, f"the last: {named(error)}"
         if circuit.broken:
-            self._break(circuit, f"a probe has failed: {named(error)}")
-        elif circuit.in_a_row >= self.failures:
-            self._break(circuit, f"{circuit.in_a_row} failures in a row, {last}")
-        elif calls >= self.least and failures >= self.rate * calls:
-            self._break(circuit, f"{failures} of {calls} calls failed in {self.window}, {last}")
+            by = who if circuit.by == who else None
+            self._break(circuit, f"a probe has failed: {named(error)}", by)
+        elif in_a_row >= self.failures and (alone or len(circuit.in_a_row) > 1):
+            self._break(circuit, f"{in_a_row} failures in a row, {last}", by)
+        elif (
+            all_.calls >= self.least
+            and all_.reach(self.rate)
+            and (alone or others.reach(self.rate))
+        ):
+            calls, failures = all_
+            why = f"{failures} of {calls} calls failed in {self.window}, {last}"
+            self._break(circuit, why, by)
+        else:
+            self._hold(circuit, who, last)
 
-    def _break(self, circuit: Circuit, why: str) -> None:
+    def _hold(self, circuit: Circuit, who: str, last: str) -> None:
+        """Ask it no more for a caller whose own calls have failed too often."""
+        own = circuit.own(who)
+        own.until = _now() + self.cooldown
+        if own.in_a_row == self.failures:
+            logger.warning(
+                "%s is not asked for a caller who alone meets failures, %s", circuit, last
+            )
+
+    def _break(self, circuit: Circuit, why: str, by: str | None) -> None:
         early = circuit.broken or _now() - circuit.mended < circuit.cooldown
         circuit.cooldown = float(
             min(self.longest, circuit.cooldown * 2) if early else self.cooldown
@@ -173,7 +218,7 @@ class Breaker:
         seconds = circuit.cooldown * random.uniform(0.75, 1)  # noqa: S311  no secret
         if not circuit.broken:
             logger.warning("%s is not asked for %.3g s: %s", circuit, seconds, why)
-        circuit.breaks_now(why)
+        circuit.breaks_now(why, by)
         self.rests.rest(circuit.place, seconds, why=why, closed=True)
         self._others.tell(circuit, _now() + seconds)
 
@@ -187,7 +232,7 @@ class Breaker:
         rest = self.rests.at(circuit.place)
         if word and not circuit.broken:
             logger.warning("%s is not asked: another worker or replica says: %s", circuit, word.why)
-            circuit.breaks_now(word.why)
+            circuit.breaks_now(word.why, word.who)
             circuit.cooldown = word.cooldown
             self.rests.rest(circuit.place, _MOMENT, why=word.why, closed=True)
         elif not word and circuit.told and rest and rest.why == circuit.why:

@@ -29,6 +29,8 @@ class Word(NamedTuple):
     by: str
     cooldown: float
     why: str
+    who: str | None
+    """The only one who has met its failures; None if it is more than one."""
 
 
 class Others:
@@ -97,7 +99,7 @@ class Others:
                 self._heard(circuit, word)
 
     async def _tell(self, circuit: Circuit, until: float) -> None:
-        word = orjson.dumps([self._own, circuit.cooldown, circuit.why])
+        word = orjson.dumps([self._own, circuit.cooldown, circuit.why, circuit.by])
         left = until - asyncio.get_running_loop().time()
         with suppress(Unavailable):
             circuit.told = await self._store.set(_key(circuit), word, ttl=left)
@@ -119,6 +121,6 @@ def _word(said: bytes) -> Word | None:
     except orjson.JSONDecodeError:
         return None
     match value:
-        case [str(by), int() | float() as cooldown, str(why)]:
-            return Word(by, cooldown, why)
+        case [str(by), int() | float() as cooldown, str(why), str() | None as who]:
+            return Word(by, cooldown, why, who)
     return None

@@ -131,7 +131,14 @@ class RateLimit:
 
     def _limits_of(self, who: str) -> list[Limit]:
         return list(
-            limits_of(who, self.policies, name=self.name, callers=self.callers, routes=self.routes)
+            limits_of(
+                who,
+                self.policies,
+                name=self.name,
+                callers=self.callers,
+                routes=self.routes,
+                issuers=self.vitals.issuers,
+            )
         )
 
     @until_closed

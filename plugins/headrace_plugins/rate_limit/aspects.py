@@ -40,13 +40,13 @@ def said_of(call: Call, aspect: Aspect, routes: Routes) -> Said:
             target = call.targets[0] if call.targets else None
             return aspect, target.upstream if isinstance(target, Target) else _NOBODY
         case _ if aspect == "address" or caller is None:
-            return "address", network(call.record.client) or _NOBODY
+            return "address", network(call.record.client) or _NOBODY, ""
         case "caller":
             return caller.identity
         case "tenant":
             return caller.owner
         case "key" if caller.key:
-            return "sha256", caller.key
+            return "sha256", caller.key, ""
         case _:
             return caller.person
 

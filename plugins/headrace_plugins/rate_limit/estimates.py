@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from headrace import PASSTHROUGH, Attempt, BadRequest, Call
+from headrace import PASSTHROUGH, Attempt, BadRequest, Call, CallError, TimedOut, Usage
 
 _BYTES_PER_TOKEN = 4
 _FILES = re.compile(
@@ -16,6 +16,8 @@ _FILES = re.compile(
 )
 """Images, sound and files in a body: texts of base64 and of nothing else."""
 _TOKENS_OF_A_FILE = 1000
+_SILENCE = ("first_byte_timeout", "idle_timeout")
+"""What it is called when a call was sent, and its answer was waited for in vain."""
 _MOST = 10**9
 
 
@@ -43,18 +45,37 @@ def estimate(call: Call, answer: int) -> Estimate:
     return Estimate(prompt, min(_MOST, longest * answers * _prompts(members.get("prompt"))))
 
 
-def used(attempts: Iterable[Attempt], estimated: Estimate, reserved: int) -> int:
-    """What all attempts used; one that answered used what was `reserved` of all it did not say."""
-    total = 0
+class Used(NamedTuple):
+    """Tokens that were used, and whether an upstream has not counted all of them."""
+
+    tokens: int
+    estimated: bool
+
+
+def may_have_cost(attempt: Attempt, error: CallError) -> bool:
+    """Whether a failed attempt has to be paid: it was sent, and neither refused nor lost."""
+    silent = isinstance(error, TimedOut) or error.code in _SILENCE
+    return silent or attempt.usage is not None
+
+
+def used(attempts: Sequence[Attempt], estimated: Estimate, reserved: int, *, streams: bool) -> Used:
+    """What all attempts used; one that answered used what was `reserved` of all it did not say.
+
+    One that was not waited for used the prompt. Where it was not left for another one's answer, and
+    would have had its own all at once, that was being written: it used what was `reserved`, too.
+    """
+    unsaid = max(0, reserved - estimated.input)
+    total = told = 0
     for attempt in attempts:
-        usage, answered = attempt.usage, attempt.first_output is not None
-        if usage is None:
-            total += reserved if answered else 0
-            continue
-        unsaid = max(0, reserved - estimated.input) if answered else 0
+        usage, answered = attempt.usage or Usage(), attempt.first_output is not None
         total += estimated.input if usage.input is None else usage.input
-        total += unsaid if usage.output is None else usage.output
-    return total
+        total += (unsaid if answered else 0) if usage.output is None else usage.output
+        told += (usage.input or 0) + (usage.output or 0)
+    nobody_answered = all(attempt.first_output is None for attempt in attempts)
+    if nobody_answered and not streams and any(attempt.usage is None for attempt in attempts):
+        total += unsaid
+    guessed = any(attempt.usage and attempt.usage.estimated for attempt in attempts)
+    return Used(total, guessed or total != told)
 
 
 def _prompt(body: bytes) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from headrace import Allowance, Attempt, Call, Limited, Next, Reply
+from headrace import Allowance, Attempt, Call, CallError, Limited, Next, Reply
 from headrace_plugins.rate_limit.budget import Budget
 from headrace_plugins.rate_limit.counter import Counter
-from headrace_plugins.rate_limit.estimates import Estimate, used
+from headrace_plugins.rate_limit.estimates import Estimate, Used, may_have_cost, used
 from headrace_plugins.rate_limit.found import Found
 from headrace_plugins.rate_limit.hold import Hold
 from headrace_plugins.rate_limit.policies import Limit
@@ -78,9 +78,16 @@ class Visit:
         self.call.record.limits.append(limited)
 
     async def _watch(self, call: Call, call_next: Next) -> Reply:
-        if attempt := call.told(Attempt):
-            self._attempts.append(attempt)
-        return await call_next(call)
+        """Note an attempt once it is answered, or is over, and may have cost something."""
+        attempt, costs = call.told(Attempt), True
+        try:
+            return await call_next(call)
+        except CallError as error:
+            costs = attempt is not None and may_have_cost(attempt, error)
+            raise
+        finally:
+            if attempt and costs:
+                self._attempts.append(attempt)
 
     async def settle(self) -> None:
         """Give back what it holds, but for the tokens that were used."""
@@ -88,12 +95,17 @@ class Visit:
             return
         for limit, limited in self._taken:
             spent = self._spent(limit)
-            limited.settled = min(spent, limited.reserved)
+            limited.settled = min(spent.tokens, limited.reserved)
             limited.released = limited.reserved - limited.settled
-            limited.beyond = spent - limited.settled
+            limited.beyond = spent.tokens - limited.settled
+            limited.estimated = spent.estimated
         counter, hold = self._held
-        await counter.holds.end(hold, [*map(self._spent, hold.limits)], self._budget)
+        spent_of = [self._spent(limit).tokens for limit in hold.limits]
+        await counter.holds.end(hold, spent_of, self._budget)
 
-    def _spent(self, limit: Limit) -> int:
+    def _spent(self, limit: Limit) -> Used:
         """The tokens that the attempts used, as far as a limit counts tokens."""
-        return used(self._attempts, self.estimate, limit.tokens) if limit.rule.largest else 0
+        if not (limit.rule.largest and self._attempts):
+            return Used(0, estimated=False)
+        streams = self.call.members.get("stream") is True
+        return used(self._attempts, self.estimate, limit.tokens, streams=streams)

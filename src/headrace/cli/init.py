@@ -89,19 +89,19 @@ def _write(file: Path, text: str, *, force: bool) -> None:
     try:
         with file.open("w" if force else "x", encoding="utf-8") as out:
             out.write(text)
-        if _KEYS in text and not Path(_KEYS).exists():
-            _write_keys()
+        if _KEYS in text and not (file.parent / _KEYS).exists():
+            _write_keys(file.parent / _KEYS)
     except OSError as error:
         raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
 
 
-def _write_keys() -> None:
+def _write_keys(file: Path) -> None:
     """A file of keys without any: the gateway starts, and lets nobody in."""
     from headrace.key_file import KeyFile
 
-    with KeyFile(_KEYS).changing():
+    with KeyFile(file).changing():
         pass
-    click.echo(f"{_KEYS}: written; it has no key yet, so nobody is let in", err=True)
+    click.echo(f"{file}: written; it has no key yet, so nobody is let in", err=True)
 
 
 def _tell(file: str, text: str) -> None:
@@ -112,7 +112,9 @@ def _tell(file: str, text: str) -> None:
         if not os.environ.get(name):
             click.echo(f"  export {name}=…", err=True)
     if _KEYS in text:
-        click.echo("  headrace keys add NAME", err=True)
+        keys = Path(file).parent / _KEYS
+        elsewhere = "" if keys == Path(_KEYS) else f" --file {keys}"
+        click.echo(f"  headrace keys add NAME{elsewhere}", err=True)
     named = "" if file == default_file() else f" {file}"
     for name in ("check", "serve"):
         click.echo(f"  headrace {name}{named}", err=True)

@@ -213,14 +213,14 @@ def _read(first: Source, around: Surroundings) -> Document:
 
 
 def _folders(first: pathlib.Path, spots: Mapping[Path, Spot]) -> dict[Path, pathlib.Path]:
-    """The folder of all, and those of what other files have added: sections, and what is in them."""
+    """The folder of all, and those of what other files have added to it."""
     found = {path: spot.value.source.folder for path, spot in spots.items() if len(path) <= _ADDED}
     found[()] = first
     return {path: it for path, it in found.items() if not path or it != found[path[:-1]]}
 
 
 _ADDED = 2
-"""So long is the way to what a file may add to the others."""
+"""So long is the way to what a file may add: a section, or something in one."""
 
 
 def _as_version(found: Sequence[int] | None) -> Version:
