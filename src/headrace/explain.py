@@ -18,11 +18,11 @@ from starlette.datastructures import Headers
 from headrace.attempts import Attempts
 from headrace.call import PASSTHROUGH, Call, Deadline, Target, leaves
 from headrace.caller import Caller
-from headrace.chain import compose
+from headrace.chain import Plugin, compose
 from headrace.config.build import build
 from headrace.config.document import Document
-from headrace.config.outline import Shown, of_route, outline, who
-from headrace.config.plan import Plan
+from headrace.config.outline import Shown, of_route, who
+from headrace.config.plan import Plan, says
 from headrace.config.problems import looks_secret, mask
 from headrace.dialect import OPENAI
 from headrace.errors import CallError, HeadraceError
@@ -32,8 +32,6 @@ from headrace.routing import Route, Router, Routes, reached
 from headrace.store import Store
 from headrace.store.memory import Memory
 from headrace.transport import Request, Response, Transport
-
-__all__ = ["Capture", "Kept", "outline", "plan_of", "request_of"]
 
 
 class Kept(HeadraceError):
@@ -76,7 +74,7 @@ def plan_of(document: Document, *, reads: Store | None = None) -> Plan:
 async def request_of(
     plan: Plan,
     *,
-    method: str,
+    method: str | None = None,
     path: str,
     model: str | None,
     body: bytes | None,
@@ -86,11 +84,13 @@ async def request_of(
 ) -> dict[str, Any]:
     """The route of one request, its plugins, and what would be sent to each of its targets.
 
-    `caller` is an entry of `callers`; without it, whoever asks may use everything. With `looks`, it
-    says what a cache would make of the call, as its store is now: for a `tenant`, or a key or id
-    that has none. Raises `HeadraceError` where there is no such entry.
+    Without a `method` it is a POST where a `model` or a `body` is given. `caller` is an entry of
+    `callers`; without it, whoever asks may use everything. With `looks`, it says what a cache would
+    make of the call, as its store is now: for a `tenant`, or a key or id that has none. Raises
+    `HeadraceError` where there is no such entry.
     """
     shown = Shown(plan)
+    method = method or ("POST" if model or body is not None else "GET")
     told: dict[str, Any] = {"method": method, "path": path, "asked": None, "route": None}
     routes = Routes(plan.routes, plan.upstreams)
     asks = _somebody(plan, caller)
@@ -184,8 +184,7 @@ async def _sent(
         "target": shown.plain(str(target)),
         "passes": shown.parts("plugins", (*upstream.plugins, *upstream.brought)),
     }
-    open_to_all = [p for p in plan.chain if not getattr(p, "authenticates", False)]
-    ask = compose((*open_to_all, *route.chain), Attempts(plan.upstreams))
+    ask = compose((*_open_to_all(plan), *route.chain), Attempts(plan.upstreams))
     record = Record(id=call.id, method=call.method, path=call.path)
     try:
         reply = await ask(call.replace(record=record).towards(target))
@@ -219,12 +218,16 @@ async def _kept(plan: Plan, call: Call, asks: Caller, owner: str | None) -> dict
 async def _met(plan: Plan, call: Call) -> Cached | None:
     record = Record(id=call.id, method=call.method, path=call.path)
     router = Router(plan.routes, plan.upstreams, Attempts(plan.upstreams), dialects=(OPENAI,))
-    open_to_all = [p for p in plan.chain if not getattr(p, "authenticates", False)]
     with suppress(Kept, CallError):
-        reply = await compose(open_to_all, router)(call.replace(record=record))
+        reply = await compose(_open_to_all(plan), router)(call.replace(record=record))
         record.cache = reply.cached or record.cache
         await reply.aclose()
     return record.cache
+
+
+def _open_to_all(plan: Plan) -> list[Plugin]:
+    """The front chain without the plugins that ask who is asking."""
+    return [plugin for plugin in plan.chain if not says(plugin, "authenticates")]
 
 
 def _request(request: Request, shown: Shown) -> dict[str, Any]:

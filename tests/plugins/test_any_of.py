@@ -24,8 +24,9 @@ from headrace import (
     registry,
 )
 from headrace.config.document import parse
+from headrace.config.outline import outline
 from headrace.config.schema import schema
-from headrace.explain import outline, plan_of
+from headrace.explain import plan_of
 from headrace.testing import Client, Upstream, ask, call, gateway, raw, text
 from headrace_plugins.any_of import AnyOf
 

@@ -30,7 +30,8 @@ from headrace import (
 )
 from headrace.config.build import build
 from headrace.config.document import parse
-from headrace.explain import outline, plan_of
+from headrace.config.outline import outline
+from headrace.explain import plan_of
 from headrace.testing import Client, Clock, Upstream, ask, call, gateway, text
 from headrace_plugins.api_key import ApiKey
 

@@ -6,7 +6,8 @@ import pytest
 
 from headrace import Caller, ConfigError, Memory
 from headrace.config.document import parse
-from headrace.explain import outline, plan_of
+from headrace.config.outline import outline
+from headrace.explain import plan_of
 from headrace.testing import Clock, Upstream, ask, call, down, gateway, says, silent, stalls
 from headrace_plugins.rate_limit import RateLimit
 

@@ -9,7 +9,7 @@ import pytest
 from headrace import ConfigError, Duration, Secret, Size, Store, registry
 from headrace.config.build import build
 from headrace.config.document import parse
-from headrace.explain import outline
+from headrace.config.outline import outline
 from headrace.store.memory import Memory
 from headrace.store.redis import Redis
 from headrace.store.redis_url import Address, Location, location

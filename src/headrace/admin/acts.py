@@ -111,12 +111,11 @@ async def explain(gateway: Operated, target: str, said: Said) -> Any:
     if document is None:
         raise Conflict("this gateway was not made of a file", code="no_file")
     body = said.get("body")
-    method = said.get("method") or ("POST" if said.get("model") or body else "GET")
     plan = await asyncio.to_thread(plan_of, document, reads=gateway.plan.store)
     try:
         return await request_of(
             plan,
-            method=str(method),
+            method=said.get("method") and str(said["method"]),
             path=str(said.get("path") or "/v1/chat/completions"),
             model=said.get("model") and str(said["model"]),
             body=None if body is None else orjson.dumps(body),

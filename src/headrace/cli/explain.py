@@ -15,8 +15,9 @@ from click.core import ParameterSource
 from headrace.cli.group import default_file
 from headrace.cli.outline import followed, outlined
 from headrace.config.document import load
+from headrace.config.outline import outline
 from headrace.errors import HeadraceError
-from headrace.explain import outline, plan_of, request_of
+from headrace.explain import plan_of, request_of
 from headrace.store import Store
 
 
@@ -70,7 +71,6 @@ def command(
         told = outline(plan)
         text = outlined(told)
     else:
-        method = method or ("POST" if model or request else "GET")
         body = request.read() if request else None
         asked = request_of(
             plan,

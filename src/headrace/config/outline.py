@@ -15,7 +15,7 @@ from headrace.call import Target, Targets
 from headrace.caller import Entry
 from headrace.chain import Plugins
 from headrace.config.fields import Option, options_of, part_in
-from headrace.config.plan import Plan
+from headrace.config.plan import Plan, says
 from headrace.config.problems import looks_secret, mask
 from headrace.options import Duration, File, Secret, Sha256
 from headrace.registry import Group, name_of
@@ -62,13 +62,13 @@ def outline(plan: Plan) -> dict[str, Any]:
 
 def who(plan: Plan) -> list[str] | str:
     """The plugins that ask who is asking; without one, whom the gateway lets in."""
-    found = [name_of("plugins", p) for p in plan.chain if getattr(p, "authenticates", False)]
+    found = [name_of("plugins", p) for p in plan.chain if says(p, "authenticates")]
     return found or ("everybody" if plan.server.auth == "none" else "this machine")
 
 
 def of_route(plan: Plan, route: Route, shown: Shown) -> dict[str, Any]:
     """A route's plugins and targets."""
-    dividing = [p for p in route.chain if getattr(p, "divides", False)]
+    dividing = [p for p in route.chain if says(p, "divides")]
     return {
         "chain": shown.parts("plugins", route.chain),
         "tried_by": [name_of("plugins", plugin) for plugin in dividing],
