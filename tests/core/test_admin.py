@@ -182,7 +182,7 @@ async def test_it_tells_what_there_is() -> None:
     async with operated() as operator:
         told = await operator.told_at("GET", "/admin")
 
-    assert told["POST /admin/upstreams/{…}/rest"].startswith("Let an upstream rest")
+    assert told["POST /admin/upstreams/{name}/rest"].startswith("Let an upstream rest")
     assert len(told) == 9
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +23,7 @@ from headrace.errors import (
     NotFound,
 )
 from headrace.explain import plan_of, request_of
+from headrace.hands import Hands
 from headrace.keeping import all_under
 from headrace.options import Duration
 from headrace.registry import name_of
@@ -41,10 +41,7 @@ _LONGEST = 7 * 86400.0
 
 async def index(gateway: Operated, target: str, said: Said) -> Any:
     """What there is."""
-    return {
-        f"{verb} {_shown(pattern)}": (act.__doc__ or "").splitlines()[0]
-        for verb, pattern, act, _ in ACTS
-    }
+    return {f"{verb} {path}": (act.__doc__ or "").splitlines()[0] for verb, path, act, _ in ACTS}
 
 
 async def health(gateway: Operated, target: str, said: Said) -> Any:
@@ -168,18 +165,20 @@ async def rest(gateway: Operated, target: str, said: Said) -> Any:
         raise BadRequest(f"for {error}", param="for") from None
     if not 0 < seconds <= _LONGEST:
         raise BadRequest("for must be more than 0 and at most 7d", param="for")
-    _check_shared(gateway)
-    assert gateway.plan.hands
-    await gateway.plan.hands.rest(_upstream(gateway, target), seconds)
+    await _hands(gateway).rest(_upstream(gateway, target), seconds)
     return {"upstream": target, "rests": seconds}
 
 
 async def resume(gateway: Operated, target: str, said: Said) -> Any:
     """Let an upstream be asked again, whyever it rests."""
-    _check_shared(gateway)
-    assert gateway.plan.hands
-    await gateway.plan.hands.resume(_upstream(gateway, target))
+    await _hands(gateway).resume(_upstream(gateway, target))
     return {"upstream": target, "rests": 0}
+
+
+def _hands(gateway: Operated) -> Hands:
+    _check_shared(gateway)
+    assert gateway.plan.hands, "they are there where an administration is"
+    return gateway.plan.hands
 
 
 def _upstream(gateway: Operated, name: str) -> str:
@@ -211,26 +210,15 @@ def _state(plan: Plan, name: str) -> str:
     return "partly" if own else "asked"
 
 
-def _path(text: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{\w+\}", "(.+)", text))
-
-
-def _shown(pattern: re.Pattern[str]) -> str:
-    return pattern.pattern.replace("(.+)", "{…}")
-
-
-ACTS: tuple[tuple[str, re.Pattern[str], Act, tuple[str, ...]], ...] = (
-    ("GET", _path("/admin"), index, ()),
-    ("GET", _path("/health/detailed"), health, ()),
-    ("POST", _path("/admin/reload"), reload, ()),
-    (
-        *("POST", _path("/admin/explain"), explain),
-        ("model", "path", "method", "body", "caller", "tenant"),
-    ),
-    ("DELETE", _path("/admin/cache"), clear_cache, ("tenant", "route", "all")),
-    ("GET", _path("/admin/ratelimit/{id}"), limits, ()),
-    ("DELETE", _path("/admin/ratelimit/{id}"), forget_limits, ()),
-    ("POST", _path("/admin/upstreams/{name}/rest"), rest, ("for",)),
-    ("POST", _path("/admin/upstreams/{name}/resume"), resume, ()),
+ACTS: tuple[tuple[str, str, Act, tuple[str, ...]], ...] = (
+    ("GET", "/admin", index, ()),
+    ("GET", "/health/detailed", health, ()),
+    ("POST", "/admin/reload", reload, ()),
+    ("POST", "/admin/explain", explain, ("model", "path", "method", "body", "caller", "tenant")),
+    ("DELETE", "/admin/cache", clear_cache, ("tenant", "route", "all")),
+    ("GET", "/admin/ratelimit/{id}", limits, ()),
+    ("DELETE", "/admin/ratelimit/{id}", forget_limits, ()),
+    ("POST", "/admin/upstreams/{name}/rest", rest, ("for",)),
+    ("POST", "/admin/upstreams/{name}/resume", resume, ()),
 )
-"""Method, path, what is done there, and what can be said with it."""
+"""Method, path with `{…}` for the target, what is done there, and what can be said with it."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import posixpath
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
@@ -192,7 +193,7 @@ def _find(method: str, path: str) -> tuple[acts.Act, str, tuple[str, ...]]:
     """What is to be done, to what, and what can be said with it."""
     allowed = []
     for verb, pattern, act, names in acts.ACTS:
-        if found := pattern.fullmatch(path):
+        if found := re.fullmatch(re.sub(r"\{\w+\}", "(.+)", pattern), path):
             if verb == method:
                 return act, next(iter(found.groups()), path), names
             allowed.append(verb)
