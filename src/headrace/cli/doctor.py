@@ -9,32 +9,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from headrace.cli.doctor_looks import examined
-from headrace.cli.group import colored
+from headrace.cli.group import Time, colored
 from headrace.config.document import Document, load
 from headrace.config.found import default_file, document_of, look
 from headrace.finding import Finding
-from headrace.options import Duration
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
-
-
-class _Time(click.ParamType[float]):
-    """A time, such as 5s."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        try:
-            if (found := Duration.of(value)) > 0:
-                return found
-            raise ValueError("must be more than 0")
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} {error}", ctx, param) from None
 
 
 @click.command("doctor")
@@ -42,7 +26,7 @@ class _Time(click.ParamType[float]):
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
     "--timeout",
-    type=_Time(),
+    type=Time(),
     default="5s",
     show_default=True,
     help="How long to wait for each, all at the same time.",

@@ -1,4 +1,4 @@
-"""Subcommands that are imported when they are called, and how all of them fail."""
+"""Subcommands that are imported when they are called, and what several of them share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -72,6 +72,25 @@ def fail(error: ConfigError, *, status: int = 1) -> NoReturn:
     count = len(error.problems)
     click.echo(f"{count} problem{'s' if count != 1 else ''}", err=True)
     raise SystemExit(status)
+
+
+class Time(click.ParamType[float]):
+    """A time to wait, such as 3s, in seconds; a default may be in seconds already."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """What is written, in seconds."""
+        if isinstance(value, float):
+            return value
+        from headrace.options import Duration  # not for the default: each health check starts anew
+
+        try:
+            if (found := Duration.of(value)) > 0:
+                return found
+            raise ValueError("must be more than 0")
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r} {error}", ctx, param) from None
 
 
 def colored(stream: object) -> bool:

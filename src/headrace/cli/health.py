@@ -12,35 +12,17 @@ from urllib.parse import urlsplit
 
 import click
 
-from headrace.cli.group import default_file
+from headrace.cli.group import Time, default_file
 
 _PAGE = "/readyz"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where it listens, and is reached
 _LONGEST = 64 * 1024
 
 
-class _Time(click.ParamType[float]):
-    """A time, such as 3s."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        if isinstance(value, float):
-            return value
-        from headrace.options import Duration  # not for the default: each check starts anew
-
-        try:
-            if (found := Duration.of(value)) > 0:
-                return found
-            raise ValueError("must be more than 0")
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r} {error}", ctx, param) from None
-
-
 @click.command("health")
 @click.option("--url", help="Where the gateway is. Else on this machine, as serve reads it.")
 @click.option(
-    "--timeout", type=_Time(), default=3.0, metavar="TIME", help="How long to wait. Else 3s."
+    "--timeout", type=Time(), default=3.0, metavar="TIME", help="How long to wait. Else 3s."
 )
 def command(url: str | None, timeout: float) -> None:
     """Ask whether the gateway on this machine is ready: the exit status is 0, or 1.
