@@ -17,7 +17,7 @@ from headrace.budget import Account, Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Timeouts, leaves
 from headrace.caller import network
 from headrace.chain import Next, Plugin, compose
-from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError
+from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError, scrubbed
 from headrace.prices import PriceList
 from headrace.reading import Reading, first_of, reading_of
 from headrace.record import Attempt
@@ -172,10 +172,9 @@ class Attempts:
             _note(reading, attempt)
         attempt.first_output = time.monotonic()
         attempt.model = reading.model or attempt.model
-        for secret in filter(None, upstream.secrets):
-            for name, value in reply.headers.items():
-                if secret in value:
-                    reply.headers[name] = value.replace(secret, "***")
+        for name, value in reply.headers.items():
+            if (shown := scrubbed(value, upstream.secrets)) != value:
+                reply.headers[name] = shown
         reply.attempt = attempt
         reply.deadline = call.deadline
         reply.on_close(partial(_settle, reading, attempt))

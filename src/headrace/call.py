@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 from starlette.datastructures import Headers
 
 from headrace import body as bodies
-from headrace.errors import BadRequest
+from headrace.errors import BadRequest, scrubbed
 
 if TYPE_CHECKING:
     from headrace.caller import Caller
@@ -138,6 +138,10 @@ class Provider:
     """As OpenTelemetry calls it, such as `openai`; empty where nobody knows."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
     """What must never be shown of what is said there."""
+
+    def scrubbed(self, text: str) -> str:
+        """What is said there, without the secrets."""
+        return scrubbed(text, self.secrets)
 
 
 @dataclass(frozen=True, kw_only=True)

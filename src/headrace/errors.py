@@ -290,6 +290,13 @@ class UpstreamError(CallError):
         self.args = (self.message,)
 
 
+def scrubbed(text: str, secrets: Iterable[str]) -> str:
+    """A text without these secrets; where one is a part of another, the longer one goes first."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
 class Unsupported(UpstreamError):
     """The call asks for what this upstream cannot do, so it was not sent; another target may."""
 

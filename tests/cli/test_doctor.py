@@ -140,6 +140,12 @@ async def test_what_is_wrong_with_an_upstream_is_told(
     assert told["upstream a"]["advice"]
 
 
+async def test_a_key_that_is_part_of_any_word_hides_none() -> None:
+    told = await found(asking(f"http://127.0.0.1:{nobody()}", api_key="a"))
+
+    assert told["upstream a"]["says"] == "nobody takes connections there"
+
+
 async def test_a_host_that_is_none_is_told() -> None:
     told = await found(asking("http://nowhere.invalid/v1"))
 

@@ -303,6 +303,24 @@ async def test_our_secrets_are_scrubbed_from_what_an_upstream_says() -> None:
     assert "sk-canary" not in shown
 
 
+@pytest.mark.parametrize("secrets", [("sk", "sk-canary"), ("sk-canary", "sk")])
+async def test_a_secret_within_another_leaves_no_rest_of_it_in_a_header(
+    secrets: tuple[str, ...],
+) -> None:
+    upstream = Upstream()
+    upstream.script(says("hello"))
+
+    async def tells(call: Call) -> Reply:
+        reply = await upstream(call)
+        reply.headers["x-key"] = "sk-canary, sk"
+        return reply
+
+    reply = await ask(upstream=tells, call=call(), secrets=secrets)
+
+    assert reply.headers["x-key"] == "***, ***"
+    await reply.aclose()
+
+
 @pytest.mark.parametrize(
     ("address", "said", "shown"),
     [

@@ -217,20 +217,14 @@ def _end(
         **(_of_usage(attempt.usage) if attempt.usage else {}),
     }
     if first:
-        told[names.RESPONSE_MODEL] = _scrubbed(attempt.model, provider)
-        told[names.RESPONSE_ID] = _scrubbed(attempt.reply_id, provider)
-        finish = _scrubbed(attempt.finish, provider)
-        told[names.RESPONSE_FINISH_REASONS] = [finish] if finish else None
+        told[names.RESPONSE_MODEL] = attempt.model and provider.scrubbed(attempt.model)
+        told[names.RESPONSE_ID] = attempt.reply_id and provider.scrubbed(attempt.reply_id)
+        finish = attempt.finish and [provider.scrubbed(attempt.finish)]
+        told[names.RESPONSE_FINISH_REASONS] = finish or None
     _tell(span, told)
     if error:
         _fail(span, error, ours=True)
     span.end()
-
-
-def _scrubbed(text: str | None, provider: Provider) -> str | None:
-    for secret in filter(None, provider.secrets):
-        text = text and text.replace(secret, "***")
-    return text
 
 
 def _of_usage(usage: Usage) -> dict[str, Any]:

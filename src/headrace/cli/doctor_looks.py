@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
@@ -19,6 +19,7 @@ from headrace.cli.doctor_upstreams import place_of, upstream_findings
 from headrace.cli.doctor_watching import Watching
 from headrace.config.build import build
 from headrace.config.document import Document
+from headrace.config.outline import Shown
 from headrace.config.plan import Plan
 from headrace.config.workers import check_workers, workers_of
 from headrace.errors import ConfigError
@@ -49,7 +50,8 @@ async def examined(
     finally:
         await plan.store.aclose()
         await seen.aclose()
-    harmless = [_harmless(finding, _secrets(plan)) for finding in found]
+    shown = Shown(plan)
+    harmless = [_harmless(finding, shown) for finding in found]
     return [*machine(plan), *_configured(plan), *harmless, *clocks(seen.ahead, began)]
 
 
@@ -147,17 +149,11 @@ def _is(group: Group, name: str, kind: type) -> bool:
         return False
 
 
-def _secrets(plan: Plan) -> set[str]:
-    return {*plan.secrets, *(each for u in plan.upstreams.values() for each in u.secrets)}
-
-
-def _harmless(finding: Finding, secrets: Iterable[str]) -> Finding:
+def _harmless(finding: Finding, shown: Shown) -> Finding:
     """A finding on one line, without a secret, whoever wrote it."""
 
     def clean(text: str) -> str:
-        for secret in filter(None, secrets):
-            text = text.replace(secret, "***")
-        return "".join(char if char.isprintable() else " " for char in text)
+        return "".join(char if char.isprintable() else " " for char in shown.text(text))
 
     advice = finding.advice and clean(finding.advice)
     return replace(finding, about=clean(finding.about), says=clean(finding.says), advice=advice)

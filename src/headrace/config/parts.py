@@ -20,6 +20,7 @@ from headrace.config.document import Document, Path
 from headrace.config.fields import adapter, names_inside, options_of, part_in
 from headrace.config.handover import Handover
 from headrace.config.problems import Problem, did_you_mean, looks_secret
+from headrace.errors import scrubbed
 from headrace.options import File
 from headrace.registry import Group
 
@@ -270,10 +271,8 @@ class Parts:
         return path in self.document.expanded or any(looks_secret(str(key)) for key in path)
 
     def _without_expanded(self, path: Path, message: str) -> str:
-        for place in self.document.expanded:
-            if place[: len(path)] == path and (text := str(self._at(place) or "")):
-                message = message.replace(text, "***")
-        return message
+        inside = [place for place in self.document.expanded if place[: len(path)] == path]
+        return scrubbed(message, [str(self._at(place) or "") for place in inside])
 
 
 def _wanted(fault: Mapping[str, Any]) -> str | None:
