@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
-from headrace import registry, transport
+from headrace import transport
 from headrace.call import leaves
 from headrace.cli.address import check_guarded
 from headrace.cli.doctor_machine import clocks, machine
@@ -25,7 +25,7 @@ from headrace.config.workers import check_workers, workers_of
 from headrace.errors import ConfigError
 from headrace.finding import Finding
 from headrace.options import Duration
-from headrace.registry import Group
+from headrace.registry import Group, name_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,18 +135,10 @@ def _configured(plan: Plan) -> Iterator[Finding]:
 
 
 def _called(part: object) -> str:
-    """What a part is called in a configuration."""
+    """What a part is called in a configuration, else its class's own name."""
     groups: tuple[Group, ...] = get_args(Group)
-    kind = type(part)
-    named = (name for g in groups for name in registry.names(g) if _is(g, name, kind))
-    return next(named, kind.__name__)
-
-
-def _is(group: Group, name: str, kind: type) -> bool:
-    try:
-        return registry.named(group, name) is kind
-    except ImportError:
-        return False
+    own = type(part).__name__
+    return next((name for group in groups if (name := name_of(group, part)) != own), own)
 
 
 def _harmless(finding: Finding, shown: Shown) -> Finding:
