@@ -120,12 +120,14 @@ class Load:
 @contextmanager
 def process(*command: str, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """A process that ends when it is left."""
-    started = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True, bufsize=1)
-    try:
-        yield started
-    finally:
-        started.terminate()
-        started.wait(10)
+    with subprocess.Popen(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, bufsize=1
+    ) as started:
+        try:
+            yield started
+        finally:
+            started.terminate()
+            started.wait(10)
 
 
 @contextmanager

@@ -204,9 +204,9 @@ async def _kept(plan: Plan, call: Call, asks: Caller, owner: str | None) -> dict
     callers: list[Caller | None] = [None]
     if owner:  # a tenant, or what has none; who may be meant is known to the one who let it in
         of_key = replace(asks, id=owner, key=sha256(owner), tenant=None)
-        callers = [replace(asks, tenant=owner), of_key, replace(of_key, key=None)]
-        issued = (callers[0], callers[2])
-        callers += [replace(c, issuer=i) for i in plan.vitals.issuers for c in issued]
+        named = (replace(asks, tenant=owner), replace(of_key, key=None))
+        issued = [replace(each, issuer=i) for i in plan.vitals.issuers for each in named]
+        callers = [*named, of_key, *issued]
     found = [cached for each in callers if (cached := await _met(plan, call.replace(caller=each)))]
     if not found:
         return {}

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from headrace.call import Call, leaves
+from headrace.call import Call, Others, leaves
 from headrace.errors import CallError, UpstreamError
 from headrace.record import Raced
 from headrace.reply import Reply, shielded
@@ -107,9 +107,14 @@ class _Race:
                     self._waiting.clear()
 
     def _ask(self, call: Call) -> None:
-        ask = _Ask(call, self._call_next, self._delay and self._delay(call))
+        told = call.telling(Others(self._replaces)) if self._waiting else call
+        ask = _Ask(told, self._call_next, self._delay and self._delay(call))
         self._asked.append(ask)
         self._running.append(ask)
+
+    def _replaces(self, error: UpstreamError) -> bool:
+        """Whether another target takes the place of one that fails so."""
+        return error.elsewhere and bool(self._waiting)
 
     async def _ended(self) -> list[_Ask]:
         """Those that have ended; none where the one that was asked last is slow."""

@@ -69,6 +69,21 @@ def test_a_bad_environment_is_a_problem(here: Path, environ: dict[str, str], mes
     assert message in refusal(**environ)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", "abc"), "'--port': 'abc' is not a number from 0 to 65535"),
+        (("--port", "65536"), "'--port': '65536' is not a number from 0 to 65535"),
+        (("--workers", "0"), "'--workers': '0' is not a number from 1 on"),
+    ],
+)
+def test_what_is_no_number_is_told(arguments: tuple[str, ...], message: str) -> None:
+    done = process("serve", *arguments)
+
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_a_name_that_is_no_address_is_a_problem(here: Path) -> None:
     here.write_text(f"server: {{auth: none}}\n{GOOD}")
 

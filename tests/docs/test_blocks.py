@@ -89,9 +89,7 @@ def problems_of(
     """What `headrace check` says of a block, the lines counted as on its page."""
     text = _wrapped(block) if padded else block.text
     # Without an environment, the file is read as `check --unset-ok` reads it.
-    document = parse(
-        text, name or block.page.name, environ, base=KEYS, unset_ok=not environ
-    )
+    document = parse(text, name or block.page.name, environ, base=KEYS, unset_ok=not environ)
     try:
         with chdir(KEYS):
             build(document)
@@ -116,7 +114,7 @@ def _wrapped(block: Block) -> str:
 
 def _environ(text: str) -> dict[str, str]:
     """A value for each variable; a key is as long as keys should be."""
-    return {name: _KEY if "KEY" in name else "1" for name in _variables(text)}
+    return {name: _KEY if re.search("KEY|TOKEN", name) else "1" for name in _variables(text)}
 
 
 _KEY = "0f3c9a51d7e84b62a5f0c1d29e7b8346"
@@ -194,8 +192,8 @@ def _commands(block: Block) -> Iterator[tuple[int, list[str]]]:
                     while words and re.match(r"\w+=", words[0]):
                         words.pop(0)
                     if words:
-                        command = re.sub(r"^(?:\.venv|/opt/headrace)/bin/", "", words[0])
-                        yield block.line + number, [command, *words[1:]]
+                        name = re.sub(r"^(?:\.venv|/opt/headrace)/bin/", "", words[0])
+                        yield block.line + number, [name, *words[1:]]
                     words = []
                 else:
                     words.append(word)

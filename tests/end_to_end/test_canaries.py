@@ -201,7 +201,7 @@ async def everything(served: Served, server: Loopback, told: Told) -> None:
             told.add("client", got.text)
         server.script(echo(418))
         own = {"authorization": f"Bearer {CLIENT}"}
-        told.add("client", (await http.get(f"/v1/files/{PROMPT}?a={PROMPT}", headers=own)).text)
+        told.add("client", (await http.get(f"/v1/files/1?a={PROMPT}", headers=own)).text)
         admin = {"authorization": f"Bearer {KEYS['ADMIN_KEY']}"}
         told.add("metrics", (await http.get("/metrics")).text)
         for method, path in (

@@ -34,6 +34,7 @@ from headrace.testing import (
 from headrace.testing.script import Act
 from headrace_plugins.fallback import Fallback
 from headrace_plugins.hedge import Hedge
+from headrace_plugins.retry import Retry
 
 AB = ("a", "b")
 ABC = ("a", "b", "c")
@@ -88,6 +89,18 @@ async def said(plugin: Plugin, upstream: Upstream, asked: Call) -> str:
     reply = await ask(plugin, upstream=upstream, call=asked)
     assert len(asyncio.all_tasks()) == before, "something is still running"
     return await text(reply)
+
+
+async def test_nobody_below_waits_for_one_that_is_limited_while_another_is_free(
+    upstream: Watched,
+) -> None:
+    upstream.script(refuses(429, retry_after=3), says("hello"))
+
+    reply = await ask(hedge(9), Retry(), call=call(targets=AB), upstream=upstream)
+
+    assert await text(reply) == "hello"
+    assert upstream.asked == ["a", "b"]
+    assert upstream.times == [0, 0]
 
 
 async def test_one_that_is_quick_is_asked_alone(upstream: Watched) -> None:

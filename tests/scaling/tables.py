@@ -43,10 +43,7 @@ def of_store(found: Iterable[Carried]) -> str:
 
 def of_spent(found: Iterable[Spent]) -> str:
     """What a call costs a gateway."""
-    rows = [
-        (each.what, f"{each.millis:.1f}", f"{each.millis / each.bare:.1f}")
-        for each in found
-    ]
+    rows = [(each.what, f"{each.millis:.1f}", f"{each.millis / each.bare:.1f}") for each in found]
     return _table(("1,000 calls", "seconds of a processor", "times the bare one"), rows)
 
 

@@ -33,7 +33,8 @@ async def elsewhere(
             return found
         if mine or now() >= until:
             return None
-        await asyncio.sleep(pause)
+        with asking.call.record.waiting():
+            await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LAST)
 
 

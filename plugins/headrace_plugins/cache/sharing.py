@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -89,10 +89,11 @@ class Sharing:
         call = asking.call
         try:
             # Who leads has its time at the upstream, and this one for the case that nobody ends it.
-            async with asyncio.timeout(call.deadline.left() + (_LATE if leads else 0)):
-                await flight.begun()
-                if other := flight.reply is not None and _other_form(flight, call):
-                    await flight.ended(reader)
+            with nullcontext() if leads else call.record.waiting():
+                async with asyncio.timeout(call.deadline.left() + (_LATE if leads else 0)):
+                    await flight.begun()
+                    if other := flight.reply is not None and _other_form(flight, call):
+                        await flight.ended(reader)
         except TimeoutError:
             raise TimedOut("the time for this call is over") from None
         if flight.reply is None:

@@ -23,7 +23,7 @@ from headrace.store import Unavailable
 @click.command("check")
 @click.argument("file", default=default_file, type=click.Path(path_type=Path))
 @click.option(
-    "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
+    "--unset-ok", is_flag=True, help="Take variables and files that are not here as good."
 )
 @click.option("--connect", is_flag=True, help="Ask what the gateway leans on whether it is there.")
 @click.option(

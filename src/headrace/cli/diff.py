@@ -21,7 +21,7 @@ from headrace.errors import ConfigError
 @click.argument("new", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
-    "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
+    "--unset-ok", is_flag=True, help="Take variables and files that are not here as good."
 )
 def command(old: Path, new: Path, as_json: bool, unset_ok: bool) -> None:
     """Say what would change if NEW took the place of OLD.

@@ -40,7 +40,7 @@ from headrace.store import Store
 @click.option("--tenant", help="Whose answer, with --connect; of a key or id that has none.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option(
-    "--unset-ok", is_flag=True, help="Take variables and secret files that are not here as good."
+    "--unset-ok", is_flag=True, help="Take variables and files that are not here as good."
 )
 @click.pass_context
 def command(
