@@ -202,7 +202,9 @@ class Router:
         totals = [self._upstreams[t.upstream].timeouts.total for t in leaves(targets)]
         own = Deadline.after(max(totals))
         deadline = min(own, call.deadline, key=lambda deadline: deadline.at)
-        behind = [_behind(t, self._upstreams[t.upstream]) for t in leaves(targets)]
+        passed = call.operation == PASSTHROUGH
+        asked = None if passed else call.dialect.asked(call)
+        behind = [_behind(t, asked, self._upstreams[t.upstream]) for t in leaves(targets)]
         resolved = Resolved(f"{route.key} {route.fingerprint} {behind}")
         routed = call.replace(targets=targets, deadline=deadline).telling(resolved)
         return await compose(route.chain, self._attempts)(routed)
@@ -327,10 +329,11 @@ class Catalogue:
         return self._known.get(upstream.name, [])
 
 
-def _behind(target: Target, upstream: Upstream) -> str:
+def _behind(target: Target, asked: str | None, upstream: Upstream) -> str:
     """What answers for a target, so that another one is told from it; however it is weighed."""
-    model = upstream.models.get(target.model, target.model) if target.model else None
-    return f"{target} {model} {upstream.fingerprint}"
+    model = target.model or asked
+    there = upstream.models.get(model, model) if model else None
+    return f"{target} {there} {upstream.fingerprint}"
 
 
 def reached(route: Route, upstreams: Mapping[str, Upstream], caller: Caller | None) -> Targets:

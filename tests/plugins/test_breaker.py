@@ -11,6 +11,7 @@ import pytest
 
 from headrace import (
     Call,
+    Caller,
     ConfigError,
     Duration,
     Failure,
@@ -354,6 +355,135 @@ async def test_when_none_is_asked_the_client_is_told_when_the_first_will_be(
     assert (answer.status, error["code"], error["type"]) == (503, NOT_ASKED, "overloaded_error")
     assert answer.headers["x-headrace-attempts"] == "0"
     assert 2000 < int(answer.headers["retry-after-ms"]) <= 3000
+
+
+# Whose failures they are
+
+
+def of(name: str, **members: Any) -> Call:
+    """A call of somebody."""
+    return call(**members).replace(caller=Caller(name))
+
+
+def fails_for(*names: str) -> Callable[[Upstream, Call], Any]:
+    """Well, but not for these callers."""
+
+    async def act(upstream: Upstream, call: Call) -> Reply:
+        ill = call.caller and call.caller.name in names
+        reply: Reply = await (refuses(500) if ill else says("hello"))(upstream, call)
+        return reply
+
+    return act
+
+
+async def said_to(asked: Next, *names: str) -> list[str]:
+    """What a call of each comes to, one after the other."""
+    return [await outcome(asked, of(name)) for name in names]
+
+
+async def test_failures_of_one_caller_keep_nobody_else_away(
+    upstream: Upstream, clock: Clock
+) -> None:
+    upstream.script(fails_for("ann"))
+    plugin = breaker()
+    asked = around(plugin, upstream)
+
+    for _ in range(30):
+        assert await said_to(asked, "bob") == ["hello"]
+        await said_to(asked, *["ann"] * 9)
+        clock.advance(0.1)
+
+    assert not plugin.rests.all
+    assert len(upstream.asked) == 30 + 5
+    assert await said_to(asked, "ann") == [NOT_ASKED]
+
+
+async def test_such_a_caller_may_ask_once_a_cool_down(upstream: Upstream, clock: Clock) -> None:
+    upstream.script(fails_for("ann"))
+    asked = around(breaker(), upstream)
+    await said_to(asked, "bob", *["ann"] * 5)
+
+    clock.advance(5.1)
+    assert await said_to(asked, "ann", "ann") == ["upstream_500", NOT_ASKED]
+    clock.advance(4)
+    upstream.script(says("hello"))
+    assert await said_to(asked, "ann") == [NOT_ASKED]
+    clock.advance(1.1)
+    assert await said_to(asked, "ann", "ann") == ["hello", "hello"]
+
+
+async def test_the_first_failure_of_another_one_breaks_it_for_all(upstream: Upstream) -> None:
+    asked = around(breaker(), upstream)
+    upstream.script(says("hello"), refuses(500))
+    assert await said_to(asked, "bob", *["ann"] * 6) == [
+        "hello",
+        *["upstream_500"] * 5,
+        NOT_ASKED,
+    ]
+
+    assert await said_to(asked, "bob", "cid") == ["upstream_500", NOT_ASKED]
+
+
+async def test_of_two_callers_each_counts(upstream: Upstream) -> None:
+    asked = around(breaker(), upstream)
+
+    assert (
+        await said_to(asked, *["ann", "bob"] * 3, "cid") == ["upstream_500"] * 5 + [NOT_ASKED] * 2
+    )
+
+
+async def test_what_broke_while_one_was_alone_is_open_to_the_next_one(upstream: Upstream) -> None:
+    upstream.script(fails_for("ann"))
+    plugin = breaker()
+    asked = around(plugin, upstream)
+    assert (await said_to(asked, *["ann"] * 6))[-1] == NOT_ASKED
+    assert plugin.rests.at(("a", None))
+
+    assert await said_to(asked, "bob", "ann", "cid") == ["hello", NOT_ASKED, "hello"]
+    assert not plugin.rests.all
+
+
+async def test_so_it_breaks_for_all_if_that_one_fails_as_well(upstream: Upstream) -> None:
+    asked = around(breaker(), upstream)
+    await said_to(asked, *["ann"] * 5)
+
+    assert await said_to(asked, "bob", "cid") == ["upstream_500", NOT_ASKED]
+
+
+async def test_a_part_is_too_much_without_the_caller_who_failed_most_as_well(
+    upstream: Upstream,
+) -> None:
+    """Ann fails four times of five, others once in a while."""
+    upstream.script(fails_for("ann", "cid"))
+    asked = around(breaker(), upstream)
+
+    for _ in range(9):
+        await said_to(asked, *["ann"] * 4, *["bob"] * 2)
+    assert await said_to(asked, "cid", "bob") == ["upstream_500", "hello"]
+
+    assert NOT_ASKED in await said_to(asked, *["cid", "ann", "cid", "bob"] * 9)
+
+
+async def test_who_is_not_known_is_its_address(upstream: Upstream) -> None:
+    asked = around(breaker(), upstream)
+    upstream.script(says("hello"), *[refuses(500)] * 5, says("hello"))
+
+    codes = []
+    for address in ("192.0.2.1", *["2001:db8::7", "2001:db8::8"] * 3, "192.0.2.1"):
+        given = call()
+        given.record.client = address
+        codes.append(await outcome(asked, given))
+
+    assert codes == ["hello", *["upstream_500"] * 5, NOT_ASKED, "hello"]
+
+
+async def test_callers_without_number_fill_no_memory(upstream: Upstream) -> None:
+    plugin = breaker(failures=5000, least=5000)
+    asked = around(plugin, upstream)
+    await said_to(asked, *map(str, range(1500)))
+
+    [circuit] = plugin._circuits.values()
+    assert len(circuit._own) == 1000
 
 
 # How it comes back

@@ -14,7 +14,7 @@ from headrace.testing import Clock, Upstream, call, refuses, says, settled, sile
 from headrace_plugins.breaker import Breaker
 
 from ..stores.servers import Server, running
-from .test_breaker import NOT_ASKED, around, ended, outcome
+from .test_breaker import NOT_ASKED, around, ended, outcome, said_to
 
 
 class Worker:
@@ -221,6 +221,18 @@ async def test_what_ended_before_the_others_were_told_is_not_told(
 
     assert await ended(worker.ask, 9) == ["hello"] * 9
     assert not worker.breaker.rests.all
+
+
+async def test_what_failed_for_one_caller_alone_is_left_alone_for_that_one(
+    store: Memory, clock: Clock
+) -> None:
+    first, second = Worker(store), Worker(store)
+    second.upstream.script(says("hello"))
+    await said_to(first.ask, *["ann"] * 5)
+    await settled()
+    await second.learns()
+
+    assert await said_to(second.ask, "ann", "bob", "ann") == [NOT_ASKED, "hello", NOT_ASKED]
 
 
 class Gone(Memory):

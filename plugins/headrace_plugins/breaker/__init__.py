@@ -181,24 +181,26 @@ class Breaker:
         if changes != circuit.changes or not is_fault(error, self.when):
             return
         circuit.note(self.window, who, failed=True)
-        alone, in_a_row = circuit.is_alone(who), circuit.in_a_row.total()
-        all_, others = circuit.counted(), circuit.without_the_worst()
-        by, last = who if alone else None, f"the last: {named(error)}"
+        alone, last = circuit.is_alone(who), f"the last: {named(error)}"
         if circuit.broken:
             by = who if circuit.by == who else None
             self._break(circuit, f"a probe has failed: {named(error)}", by)
-        elif in_a_row >= self.failures and (alone or len(circuit.in_a_row) > 1):
-            self._break(circuit, f"{in_a_row} failures in a row, {last}", by)
-        elif (
-            all_.calls >= self.least
-            and all_.reach(self.rate)
-            and (alone or others.reach(self.rate))
-        ):
-            calls, failures = all_
-            why = f"{failures} of {calls} calls failed in {self.window}, {last}"
-            self._break(circuit, why, by)
+        elif why := self._too_many(circuit, alone):
+            self._break(circuit, f"{why}, {last}", who if alone else None)
         else:
             self._hold(circuit, who, last)
+
+    def _too_many(self, circuit: Circuit, alone: bool) -> str:
+        """What failed too often; nothing where that may be one caller's doing, of several."""
+        in_a_row = circuit.in_a_row.total()
+        if in_a_row >= self.failures and (alone or len(circuit.in_a_row) > 1):
+            return f"{in_a_row} failures in a row"
+        all_ = circuit.counted()
+        if all_.calls < self.least or not all_.reach(self.rate):
+            return ""
+        if not alone and not circuit.without_the_worst().reach(self.rate):
+            return ""
+        return f"{all_.failures} of {all_.calls} calls failed in {self.window}"
 
     def _hold(self, circuit: Circuit, who: str, last: str) -> None:
         """Ask it no more for a caller whose own calls have failed too often."""

@@ -71,8 +71,9 @@ class Circuit:
         return self._own.get(who) or Own()
 
     def is_alone(self, who: str) -> bool:
-        """Whether nobody else has asked in the window."""
-        return all(slot.callers <= {who} for slot in self._slots)
+        """Whether nobody else has asked in the window, or met a failure since the last success."""
+        callers = [slot.callers for slot in self._slots]
+        return set(self.in_a_row).union(*callers) <= {who}
 
     def counted(self) -> Counted:
         """What ended in the window."""

@@ -64,7 +64,7 @@ def _looks(plan: Plan) -> Iterator[Look]:
         own = getattr(upstream.forward, "examine", asking)
         yield Look(about=f"upstream {name}", place=place_of(upstream.address), findings=own)
     forwarders = [id(upstream.forward) for upstream in plan.upstreams.values()]
-    for part in plan.parts:
+    for part in (*plan.parts, *plan.watchers):
         if (examine := getattr(part, "examine", None)) and id(part) not in forwarders:
             yield Look(about=_called(part), findings=examine)
 
