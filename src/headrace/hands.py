@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Self
 
+import orjson
+
 from headrace.options import Duration
 from headrace.rests import Rests
 from headrace.store import Store, Unavailable
@@ -16,6 +18,10 @@ logger = logging.getLogger("headrace")
 
 _EVERY = 1.0
 """Seconds between two looks at what others were told."""
+_TURN = 5.0
+"""Seconds after which who writes and has died is out of the way."""
+_KEY = "rests"
+"""Where it stands until when which upstreams rest."""
 _WHY = "somebody lets it rest"
 
 
@@ -41,20 +47,34 @@ class Hands:
 
     async def rest(self, upstream: str, seconds: float) -> None:
         """Let it rest for so long. Raises `Unavailable` where the store does not answer."""
-        self._touched.add(upstream)
         until = time.time() + seconds
-        await self.store.set(_key(upstream), str(until).encode(), ttl=seconds)
+        await self._write(upstream, until)
         logger.warning("upstream %s is not asked for %s: %s", upstream, Duration(seconds), _WHY)
         self.rests.resume((upstream, None))
         self._lay_down(upstream, until)
 
     async def resume(self, upstream: str) -> None:
         """Let it be asked again, whyever it rests here. Raises `Unavailable` as above."""
-        self._touched.add(upstream)
-        await self.store.delete(_key(upstream))
+        await self._write(upstream, None)
         logger.warning("upstream %s is asked again: somebody has asked for it", upstream)
         for place in [place for place in self.rests.all if place[0] == upstream]:
             self.rests.resume(place)
+
+    async def _write(self, upstream: str, until: float | None) -> None:
+        """Say until when an upstream rests, beside those that rest already; None is not at all."""
+        self._touched.add(upstream)
+        async with self.store.lease(_KEY, 1, ttl=_TURN):
+            known = {**await self._read(), upstream: until}
+            lasting = {name: at for name, at in known.items() if at and at > time.time()}
+            if lasting:
+                ttl = max(lasting.values()) - time.time()
+                await self.store.set(_KEY, orjson.dumps(lasting), ttl=ttl)
+            else:
+                await self.store.delete(_KEY)
+
+    async def _read(self) -> dict[str, float]:
+        found: dict[str, float] = orjson.loads(await self.store.get(_KEY) or b"{}")
+        return found
 
     async def _look(self) -> None:
         while True:
@@ -68,21 +88,17 @@ class Hands:
 
     async def _take_over(self) -> None:
         self._touched.clear()
-        found = await asyncio.gather(*(self.store.get(_key(name)) for name in self.upstreams))
-        for name, word in zip(self.upstreams, found, strict=True):
-            rest = self.rests.at((name, None))
+        found = await self._read()
+        for name in self.upstreams:
+            rest, until = self.rests.at((name, None)), found.get(name, 0.0)
             if name in self._touched:
                 continue
-            if word:
-                self._lay_down(name, float(word))
+            if until > time.time():
+                self._lay_down(name, until)
             elif rest and rest.why == _WHY:
                 self.rests.resume((name, None))
 
     def _lay_down(self, upstream: str, until: float) -> None:
-        # As long as the word stands, it rests; how long that is, others' clocks may see otherwise.
+        # The word lasts as long as the rest; how long that is, this clock may see otherwise.
         left = max(until - time.time(), 2 * _EVERY)
         self.rests.rest((upstream, None), left, why=_WHY, closed=True)
-
-
-def _key(upstream: str) -> str:
-    return f"rests:{upstream}"

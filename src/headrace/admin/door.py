@@ -34,7 +34,7 @@ from headrace.intake import Bounds, check_head
 from headrace.options import Secret
 from headrace.pages import Page
 from headrace.record import Happening
-from headrace.store import Unavailable
+from headrace.store import Full, Unavailable
 
 _HOW = "send one of 'server: {admin: {key: …}}' as 'Authorization: Bearer KEY'"
 _LARGEST = 1_000_000
@@ -161,6 +161,9 @@ class Admin:
                 raise BadRequest(f"nothing is called {name!r} here{hint}", param=name)
         try:
             told = await act(self._gateway, done.target, said)
+        except Full:
+            message = "somebody else is at it; ask again in a moment"
+            raise Overloaded(message, code="store_down", headers={"retry-after": "1"}) from None
         except Unavailable as error:
             raise Overloaded(f"the store does not answer: {error}", code="store_down") from None
         if asked.method != "GET":
