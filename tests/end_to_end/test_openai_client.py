@@ -52,6 +52,7 @@ CONFIG = f"""
         forwarder: {{openai: {{base_url: "${{UPSTREAM}}/v1"}}}}
         models: [p]
         plugins: [retry: {{attempts: 3, wait: 10ms}}]
+        retry_budget: 100  # its tests follow each other quickly
     routes:
       m: here
       acme/llama-3/8b: here
