@@ -232,6 +232,7 @@ class Router:
                 "name": caller and caller.name,
                 "id": caller and caller.id,
                 "tenant": caller and caller.tenant,
+                "issuer": caller and caller.issuer,
                 "groups": list(caller.groups) if caller else [],
                 "models": list(await self.listed(caller)),
                 "limits": [vars(allowance) for allowance in left.all],

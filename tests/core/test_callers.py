@@ -183,6 +183,7 @@ async def test_me_tells_who_one_is_and_what_one_may_use(upstream: Upstream) -> N
         "name": "payments",
         "id": "bob",
         "tenant": "payments",
+        "issuer": None,
         "groups": [],
         "models": ["fast", "gpt-4o"],
         "limits": [],

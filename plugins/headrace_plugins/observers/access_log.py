@@ -62,6 +62,7 @@ def line(record: Record) -> dict[str, Any]:
         "caller": caller.name if caller else None,
         "who": caller.id if caller and caller.id != caller.name else None,
         "tenant": caller.tenant if caller else None,
+        "issuer": caller.issuer if caller else None,
         "method": record.method,
         "path": record.path,
         "operation": record.operation,

@@ -75,6 +75,7 @@ class Audit:
                 "caller": caller.name if caller else None,
                 "who": caller.id if caller and caller.id != caller.name else None,
                 "tenant": caller.tenant if caller else None,
+                "issuer": caller.issuer if caller else None,
                 "method": record.method,
                 "path": record.path[:_LONGEST],
                 "operation": record.operation,
