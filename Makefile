@@ -13,7 +13,7 @@ index that pip is configured for: look at the lines above, and run this again wh
 endef
 export MISSING
 
-.PHONY: setup serve test check format bench fuzz docs requirements clean
+.PHONY: setup serve test check lint format bench fuzz docs requirements clean
 
 setup: $(VENV)/dev.stamp  ## everything for work on Headrace
 
@@ -23,12 +23,14 @@ serve: $(VENV)/serve.stamp  ## the gateway of gateway.yaml with a real local mod
 test: $(VENV)/dev.stamp  ## the whole suite, real servers included
 	$(BIN)/python -m pytest
 
-check: $(VENV)/dev.stamp  ## format, lint, types, imports, docs
+check: lint  ## format, lint, types, imports, docs
+	$(BIN)/python -m pytest -q tests/docs
+
+lint: $(VENV)/dev.stamp  ## the same without the docs, which are tested with everything else
 	$(BIN)/ruff format --check src plugins tests examples docs
 	$(BIN)/ruff check src plugins tests examples docs
 	$(BIN)/mypy && $(BIN)/mypy tests docs
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/docs
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format src plugins tests examples

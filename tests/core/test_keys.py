@@ -78,7 +78,7 @@ def test_a_file_may_be_written_by_hand(file: KeyFile) -> None:
         (f"keys:\n  {ANN}: a\n  sha256:{ANN}: b\n", "3:3: this SHA-256 is given twice"),
         ("keys: [a]", "1:7: expected 'keys', a mapping from the SHA-256 of each"),
         ("key: {}", "1:1: a file of keys has no section 'key'; did you mean 'keys'?"),
-        ("keys: {", "1:8: a value is missing before this"),
+        ("keys: {", "1:7: this `{` is never closed"),
         ("", "1:1: expected 'keys'"),
         ("keys: {}\ninclude: [other*.yaml]\n", "1:1: a file of keys includes no other"),
         (f"keys: {{{ANN}: '${{NAME}}'}}", "1:75: the environment variable NAME is not set"),
