@@ -260,9 +260,9 @@ async def test_what_a_dead_process_held_is_free_when_its_lease_is_over(
     await dead._counter.holds.aclose()  # renews no more
 
     assert not await let_in(alive, call())
-    clock.advance(59)
+    clock.advance(40)
     assert not await let_in(alive, call())
-    clock.advance(2)
+    clock.advance(21)
     assert await let_in(alive, call(max_tokens=900_000))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ class Folder:
     def say(self, text: bytes) -> None:
         """Let the other processes know of this one, until it ends or says something else."""
         own = self.path / f"worker_{self._pid}.json"
-        new = own.with_suffix(".new")
+        # One that took another's place and one that still has calls may speak at the same time.
+        new = own.with_suffix(f".{threading.get_ident()}.new")
         new.write_bytes(text)
         new.replace(own)
 
