@@ -255,8 +255,10 @@ async def test_what_a_dead_process_held_is_free_when_its_lease_is_over(
     store = Faulty()
     dead, alive = limiting(store), limiting(store)
     upstream.script(stalls("hel"))
-    for _ in range(2):
+    held = [
         await ask(dead, upstream=upstream, call=call(stream=True, max_tokens=400_000))
+        for _ in range(2)
+    ]
     await dead._counter.holds.aclose()  # renews no more
 
     assert not await let_in(alive, call())
@@ -264,6 +266,10 @@ async def test_what_a_dead_process_held_is_free_when_its_lease_is_over(
     assert not await let_in(alive, call())
     clock.advance(21)
     assert await let_in(alive, call(max_tokens=900_000))
+
+    for stream in held:
+        await stream.aclose()
+    assert await slots(alive) == 2, "what comes back late is not given back twice"
 
 
 async def test_one_that_was_only_asleep_owes_what_its_calls_have_used(
