@@ -137,7 +137,8 @@ async def test_not_one_call_fails_while_the_configuration_changes(
         told = [line for line in served.said if "is in force" in line]
         kept = [line for line in served.said if "stays as it was" in line]
         gc.unfreeze()
-        await eventually(lambda: files(served) <= before + 10)
+        # Connections to the upstream stay open for a while, as many as calls came at a time.
+        await eventually(lambda: files(served) <= before + len(told) // 2)
 
     assert load.ended == {"200": int(SECONDS * RATE)}
     assert len(told) >= 5

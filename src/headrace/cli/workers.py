@@ -223,7 +223,7 @@ class Workers:
             self._errand = replace(self._errand, document=document)
             logger.debug("workers to come serve what the others do (%s)", document.hash)
             with suppress(Exception):  # what its parts read has changed since; workers say so
-                self._plan = build(document)
+                self._plan = build(document, before=self._plan)
 
     def _listen(self) -> None:
         """Take in what they say."""

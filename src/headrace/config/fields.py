@@ -71,7 +71,18 @@ def names_inside(kind: Any) -> Iterator[str]:
 
 
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """What checks values of a type; inside of it too, an option that is not known is refused."""
+    """What checks values of a type; inside of it too, an option that is not known is refused.
+
+    Made once for each type: each reload asks for the same ones, and they are most of its work.
+    """
+    try:
+        return _adapter(cast(Hashable, kind))
+    except TypeError:  # not every type can be hashed
+        return _adapter.__wrapped__(kind)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     config = None if is_dataclass(kind) else ConfigDict(extra="forbid")
     return TypeAdapter(kind, config=config)
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from headrace import registry
 from headrace.chain import Plugins
@@ -51,7 +51,6 @@ class Parts:
         self._unsure: tuple[Set[Path], ...] = (document.unset,)
         self._clear: set[Path] = set()
         """Values that name files, so that they can be shown."""
-        self._adapters: dict[str, TypeAdapter[Any]] = {}
         self.chain: Callable[[Path, Any], Plugins] = self._plugins
         """Makes what an option that takes plugins holds; `Chains` knows the names of chains."""
 
@@ -190,7 +189,7 @@ class Parts:
             return _NONE if filled is None else filled
         try:
             place = partial(self._begun, path)
-            return self._adapter(kind).validate_python(value, context=place)
+            return adapter(kind).validate_python(value, context=place)
         except ValidationError as error:
             self._refuse(kind, path, what, error.errors(include_url=False))
             return _NONE
@@ -224,12 +223,6 @@ class Parts:
                 hint = did_you_mean(str(where[-1]), names_inside(kind)) if extra else ""
                 key = extra or some[0]["loc"][-1:] == ("[key]",)
                 self.problem(where, f"{what} {self._said(where, some)}{hint}", key=key)
-
-    def _adapter(self, kind: Any) -> TypeAdapter[Any]:
-        named = repr(kind)  # not every type can be hashed
-        if named not in self._adapters:
-            self._adapters[named] = adapter(kind)
-        return self._adapters[named]
 
     def _at(self, path: Path) -> Any:
         value: Any = self.document.value
