@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WithUsage,
         leaves,
     )
-    from headrace.caller import Allowance, Allowances, Caller, Callers, Quota, network
+    from headrace.caller import Allowance, Allowances, Caller, Callers, Quota, network, who_asks
     from headrace.chain import Next, Plugin, Plugins, compose
     from headrace.credentials import bearer
     from headrace.dialect import OPENAI, Dialect, Translation
@@ -97,7 +97,7 @@ _HOMES = {
         *("PASSTHROUGH", "Call", "Deadline", "Limits", "Others", "Outgoing", "Patience"),
         *("Provider", "Resolved", "Target", "Targets", "Timeouts", "WithUsage", "leaves"),
     ],
-    "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota", "network"],
+    "caller": ["Allowance", "Allowances", "Caller", "Callers", "Quota", "network", "who_asks"],
     "chain": ["Next", "Plugin", "Plugins", "compose"],
     "credentials": ["bearer"],
     "dialect": ["OPENAI", "Dialect", "Translation"],
@@ -247,6 +247,7 @@ __all__ = [
     "taken_apart",
     "translation",
     "until_closed",
+    "who_asks",
 ]
 
 

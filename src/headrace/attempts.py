@@ -15,7 +15,7 @@ from functools import partial
 
 from headrace.budget import Account, Budget
 from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Target, Timeouts, leaves
-from headrace.caller import network
+from headrace.caller import who_asks
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError, scrubbed
 from headrace.prices import PriceList
@@ -96,7 +96,7 @@ class Attempts:
         target = next(leaves(call.targets))
         account = upstream.budget.at(place_of(target, call), call.operation)
         self._check(target, call)
-        payer, who = self._payer(call), _who(call)
+        payer, who = self._payer(call), who_asks(call)
         if payer and payer.waits(account, who):
             await _hear(payer, account, upstream, call)
             self._check(target, call)
@@ -233,7 +233,7 @@ async def _hear(payer: Account, asked: Account, upstream: Upstream, call: Call) 
     patience = min(_patience(reading_of(call), upstream, call), call.deadline.left())
     with call.record.waiting(), suppress(TimeoutError):
         async with asyncio.timeout(patience):
-            await payer.hears(asked, _who(call))
+            await payer.hears(asked, who_asks(call))
 
 
 def _patience(reading: Reading, upstream: Upstream, call: Call) -> float:
@@ -254,13 +254,6 @@ def _may_repeat(call: Call, error: UpstreamError) -> bool:
     """Whether asking again does nothing twice: it is repeatable, or was not sent."""
     unsent = error.code in _NEVER_SENT or isinstance(error, Unsupported)
     return unsent or _repeatable(call)
-
-
-def _who(call: Call) -> str:
-    """Whose failures are counted as one caller's; where nobody is known, those of one address."""
-    if call.caller:
-        return " ".join(call.caller.identity)
-    return network(call.record.client) or ""
 
 
 def _over_budget(attempts: list[Attempt]) -> UpstreamError:

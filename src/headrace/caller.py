@@ -111,6 +111,13 @@ def network(address: str | None) -> str | None:
     return str(mapped) if mapped else f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
 
 
+def who_asks(call: Call) -> str:
+    """Whose a call is where failures are counted by caller: the caller's, else its address's."""
+    if call.caller:
+        return " ".join(call.caller.identity)
+    return network(call.record.client) or ""
+
+
 def _models(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return glob(*(pattern for pattern in patterns if not pattern.startswith("/")))
 

@@ -123,6 +123,7 @@ PUBLIC = [
     "taken_apart",
     "translation",
     "until_closed",
+    "who_asks",
 ]
 
 TESTING = [

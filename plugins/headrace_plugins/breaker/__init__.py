@@ -26,9 +26,10 @@ from headrace import (
     leaves,
     place_of,
     resting,
+    who_asks,
 )
 from headrace_plugins.breaker.circuit import Circuit
-from headrace_plugins.breaker.faults import is_fault, is_impatience, named, who_asks
+from headrace_plugins.breaker.faults import is_fault, is_impatience, named
 from headrace_plugins.breaker.others import Others, Word
 
 logger = logging.getLogger("headrace.breaker")

@@ -1,11 +1,11 @@
-"""Which failures are the upstream's own, who met them, and what they are called in a log."""
+"""Which failures are the upstream's own, and what they are called in a log."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from headrace import Call, Failure, TimedOut, UpstreamError, meant, network
+from headrace import Call, Failure, TimedOut, UpstreamError, meant
 
 
 def is_fault(error: UpstreamError | TimedOut, meaning: Sequence[Failure] | None) -> bool:
@@ -32,10 +32,3 @@ def named(error: UpstreamError | TimedOut) -> str:
     """A failure in a word or two, none of them an upstream's."""
     said = error.said if isinstance(error, UpstreamError) else None
     return f"HTTP {said}" if said else error.code or "no answer"
-
-
-def who_asks(call: Call) -> str:
-    """Whose failures are counted as one caller's; where nobody is known, those of one address."""
-    if call.caller:
-        return " ".join(call.caller.identity)
-    return network(call.record.client) or ""
