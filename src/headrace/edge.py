@@ -11,13 +11,12 @@ import asyncio
 import logging
 import math
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from starlette.datastructures import Headers
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from headrace.call import PASSTHROUGH, Call, Deadline
 from headrace.caller import Caller
@@ -35,7 +34,8 @@ from headrace.errors import (
 from headrace.intake import Bounds, check_head, check_local, check_media, check_site, too_large
 from headrace.record import Observer, Observers, Record
 from headrace.reply import Reply, shielded
-from headrace.telling import hints, telling, tried
+from headrace.sending import ClientGone, Pings, Sending
+from headrace.telling import hints, tried
 
 logger = logging.getLogger("headrace")
 
@@ -66,6 +66,7 @@ class Edge:
         dialects: Sequence[Dialect] = (OPENAI,),
         observers: Iterable[Observer] = (),
         bounds: Bounds = Bounds(),
+        pings: Pings = Pings(),
         caller: Callable[[Scope], Caller | None] | None = None,
         local_only: bool = False,
         serving: set[_Exchange] | None = None,
@@ -75,6 +76,7 @@ class Edge:
         self.dialects = dialects
         self.observers = tuple(observers)
         self.bounds = bounds
+        self.pings = pings
         self.caller = caller
         self.local_only = local_only
         self._serving: set[_Exchange] = set() if serving is None else serving
@@ -106,10 +108,6 @@ def path_below(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", "").rstrip("/")) or "/"
 
 
-class _ClientGone(Exception):
-    """The client left."""
-
-
 class _Exchange:
     """One request and its answer."""
 
@@ -117,22 +115,28 @@ class _Exchange:
         self._edge = edge
         self._scope = scope
         self._receive = receive
-        self._send = send
         self._headers = Headers(scope=scope)
         self._dialect: Dialect = OPENAI
-        self._started = False
+        self._early = False
+        """Whether a stream has begun of which nothing is there yet."""
         self._work: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._why: CallError | None = None
         self._loop = asyncio.get_running_loop()
         self._timers: list[asyncio.TimerHandle] = []
-        self._sending_since: float | None = None
         asked = self._headers.get("x-request-id", "")
         self.record = Record(
             id=asked if _REQUEST_ID.fullmatch(asked) else f"req_{uuid.uuid4().hex}",
             method=scope["method"],
             path=path_below(scope),
             client=(scope.get("client") or (None,))[0],
+        )
+        self._out = Sending(
+            send,
+            self.record,
+            stall=edge.bounds.write_stall,
+            pings=edge.pings,
+            give_up=self._give_up,
         )
 
     def cut(self, why: CallError) -> None:
@@ -145,7 +149,6 @@ class _Exchange:
     async def serve(self) -> None:
         """Read, answer, and know all the while whether the client is still there."""
         work = self._work = asyncio.ensure_future(self._respond())
-        self._check_stall()
         try:
             await asyncio.wait((work,))
         finally:
@@ -153,29 +156,23 @@ class _Exchange:
                 timer.cancel()
             work.cancel()
             await shielded(asyncio.wait((work,)))
+            await shielded(self._out.aclose())
             self._over()
             if self.record.outcome is None:
                 self._left()
             if not work.cancelled():
-                with suppress(_ClientGone):
+                with suppress(ClientGone):
                     work.result()
 
-    def _check_stall(self) -> None:
-        """End this request if the client has read nothing for too long; else look again later.
-
-        One timer for a whole stream: a time-out around each event would cost more than the event.
-        """
-        since = self._sending_since
-        left = self._edge.bounds.write_stall - (self._loop.time() - since if since else 0)
-        if left > 0:
-            self._timers.append(self._loop.call_later(left, self._check_stall))
-        elif self._work:
+    def _give_up(self) -> None:
+        """End this request, for its client reads nothing."""
+        if self._work:
             self._why = None
             self.record.left = True
             self._work.cancel()
 
     def _left(self) -> None:
-        if not self._started:
+        if not self._out.started:
             self.record.status = 499
         self.record.close("client_closed")
 
@@ -254,7 +251,7 @@ class _Exchange:
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise _ClientGone
+                raise ClientGone
             chunks.append(message.get("body", b""))
             length += len(chunks[-1])
             if length > limit:
@@ -270,6 +267,8 @@ class _Exchange:
         try:
             call = await self._read()
             self._watch = asyncio.ensure_future(self._gone())
+            if early := self._edge.pings.early:
+                self._timers.append(self._loop.call_later(early, self._begin_early, call))
             reply = await self._edge.answer(call)
             if reply.deadline:
                 over = TimedOut("the time for this call is over")
@@ -282,7 +281,7 @@ class _Exchange:
                 await _close(reply, cancelled)
                 raise
             await self._fail(self._why, reply)
-        except _ClientGone as gone:
+        except ClientGone as gone:
             self.record.left = True
             await _close(reply, asyncio.CancelledError(str(gone)))
         except Exception as bug:
@@ -290,8 +289,19 @@ class _Exchange:
             self.record.said = type(bug).__name__
             await self._fail(CallError("the gateway failed; its log says why"), reply)
 
+    def _begin_early(self, call: Call) -> None:
+        """Let a stream begin of which nothing is there yet."""
+        with suppress(CallError):  # what is wrong with it is told elsewhere
+            if not self._out.started and self._dialect.streams(call):
+                self._early = self.record.stream = True
+                self._out.start_early({"content-type": _MEDIA["sse"], **_STREAM_HEADERS})
+
     async def _deliver(self, reply: Reply) -> None:
         record = self.record
+        if self._out.started and (reply.framing, reply.status) != ("sse", 200):
+            message = f"the answer came as {reply.framing}, but a stream has begun"
+            raise UpstreamError(message, code="upstream_invalid")
+        self._early = False
         record.answered = reply.attempt
         record.cache = reply.cached or record.cache
         record.stream = reply.framing != "json"
@@ -302,41 +312,44 @@ class _Exchange:
         if record.stream:
             headers |= _STREAM_HEADERS
             first = await anext(reply.events, None)
-            await self._start(reply.status, headers)
+            if not self._out.started:
+                await self._out.start(reply.status, headers)
             if first:
-                await self._write(first.raw)
+                await self._out.write(first.raw)
             rest = b""
             async for event in reply.events:
                 if self._dialect.is_end(event):
                     rest = event.raw
                 else:
-                    await self._write(event.raw)
+                    await self._out.write(event.raw)
         else:
             rest = b"".join([event.raw async for event in reply.events])
             headers["content-length"] = str(len(rest))
         await reply.aclose()
         if not record.stream:
-            await self._start(reply.status, headers)
+            await self._out.start(reply.status, headers)
         await self._finish(rest)
         record.close("ok")
 
     async def _fail(self, error: CallError, reply: Reply | None = None) -> None:
         """Tell an error: as the answer if nothing was sent yet, else inside the stream."""
         await _close(reply, error)
-        if not self._started:
+        record, begun = self.record, self._out.started
+        record.code = error.code
+        record.said = record.said or error.for_log
+        if begun and not self._early:
+            record.close("incomplete")
+        else:
+            failed = error.status >= 500 or bool(record.attempts)
+            record.close("failed" if failed and not error.wanted else "refused")
+        if not begun:
             await self._refuse(error)
-            return
-        self.record.code = error.code
-        self.record.said = self.record.said or error.for_log
-        self.record.close("incomplete")
-        if reply and reply.framing == "sse":
-            await self._write(self._dialect.error_event(error))
+        elif self._early or (reply and reply.framing == "sse"):
+            await self._out.write(self._dialect.error_event(error))
             await self._finish(b"")
         # Any other body is left without its end, which is how HTTP tells that it is not whole.
 
     async def _refuse(self, error: CallError) -> None:
-        self.record.code = error.code
-        self.record.said = self.record.said or error.for_log
         if len(self.record.attempts) > 1:
             error.tried = tried(self.record)
         body = self._dialect.error(error)
@@ -347,39 +360,12 @@ class _Exchange:
             media = error.headers.get("content-type", media)
         headers = {**error.headers, **hints(error, self.record)}
         headers |= {"content-type": media, "content-length": str(len(body))}
-        failed = error.status >= 500 or bool(self.record.attempts)
-        self.record.close("failed" if failed and not error.wanted else "refused")
-        await self._start(error.status, headers)
+        await self._out.start(error.status, headers)
         await self._finish(body if self.record.method != "HEAD" else b"")
-
-    # Sending
-
-    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
-        self._started = True
-        self.record.status = status
-        self.record.first_byte = time.monotonic()
-        lines = {**headers, **telling(self.record)}
-        raw = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in lines.items()
-            if value.isprintable() and value.isascii()
-        ]
-        await self._sent({"type": "http.response.start", "status": status, "headers": raw})
-
-    async def _write(self, body: bytes) -> None:
-        await self._sent({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _finish(self, body: bytes) -> None:
         self._over()
-        await self._sent({"type": "http.response.body", "body": body, "more_body": False})
-
-    async def _sent(self, message: Message) -> None:
-        self._sending_since = self._loop.time()
-        try:
-            await self._send(message)
-        except OSError as gone:  # some servers tell it so
-            raise _ClientGone(str(gone)) from gone
-        self._sending_since = None
+        await self._out.finish(body)
 
 
 async def _close(reply: Reply | None, error: BaseException) -> None:

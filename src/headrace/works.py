@@ -19,6 +19,7 @@ from headrace.errors import ConfigError
 from headrace.intake import Bounds
 from headrace.pages import Answer
 from headrace.routing import Router
+from headrace.sending import Pings
 
 
 class Works:
@@ -69,6 +70,7 @@ class Works:
                 read=plan.server.body_timeout,
                 write_stall=plan.server.write_stall,
             ),
+            pings=Pings(every=plan.server.pings, early=plan.server.early_pings),
             caller=caller,
             local_only=not (plan.authenticates or caller or plan.server.auth == "none"),
             serving=plan.vitals.serving,

@@ -135,6 +135,10 @@ class Server:
     """How long a request's body may take to arrive."""
     write_stall: Time = field(default_factory=lambda: Duration(60))
     """How long a client may read nothing before its call is cut."""
+    pings: Time | None = field(default_factory=lambda: Duration(15))
+    """How often a stream that is silent tells its client that it goes on; `null` is never."""
+    early_pings: Time | None = None
+    """Begin silent streams after so long, with status 200 whatever comes; else all wait."""
     shutdown_delay: Duration = field(default_factory=lambda: Duration(0))
     """How long to go on accepting after a signal to stop, while readiness already says no."""
     drain: Duration = field(default_factory=lambda: Duration(30))
