@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from headrace.budget import Account, Budget
-from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Target, Timeouts, leaves
+from headrace.call import PASSTHROUGH, Call, Limits, Patience, Provider, Timeouts, leaves
 from headrace.caller import who_asks
 from headrace.chain import Next, Plugin, compose
 from headrace.errors import CallError, TimedOut, Unsupported, UpstreamError, scrubbed
@@ -93,21 +93,18 @@ class Attempts:
     async def attempt(self, upstream: Upstream, call: Call) -> Reply:
         """Ask one upstream once, its own plugins left out. Raises as a call does."""
         record = call.record
+        if len(record.attempts) >= self._most:
+            raise _used_up(record.attempts)
+        if not call.deadline.left():
+            raise TimedOut("the time for this call is over")
         target = next(leaves(call.targets))
+        if (rest := self._rests.of(target, call)) and rest.closed:
+            raise resting(target, call, rest.left)
         account = upstream.budget.at(place_of(target, call), call.operation)
-        self._check(target, call)
-        payer, who = self._payer(call), who_asks(call)
-        if payer and payer.waits(account, who):
-            await _hear(payer, account, upstream, call)
-            self._check(target, call)
+        payer = self._pays(call, account)
         attempt = Attempt(target=target)
-        told = call.telling(attempt, upstream.timeouts, self._limits, upstream.provider)
-        if payer is None:
-            account.first(who)
-        elif not payer.pays(account, who):
-            raise _over_budget(record.attempts)
         record.attempts.append(attempt)
-        began = asyncio.get_running_loop().time()
+        told = call.telling(attempt, upstream.timeouts, self._limits, upstream.provider)
         well: bool | None = None
         try:
             reply = await compose(call.each_attempt, partial(self._once, upstream, attempt))(told)
@@ -135,25 +132,22 @@ class Attempts:
             well = False
             raise
         finally:
-            took = asyncio.get_running_loop().time() - began
-            account.ended(payer, who, well=well, took=took)
+            account.ended(payer, who_asks(call), well=well)
 
-    def _check(self, target: Target, call: Call) -> None:
-        """Raise where one more attempt is out of the question."""
-        if len(call.record.attempts) >= self._most:
-            raise _used_up(call.record.attempts)
-        if not call.deadline.left():
-            raise TimedOut("the time for this call is over")
-        if (rest := self._rests.of(target, call)) and rest.closed:
-            raise resting(target, call, rest.left)
+    def _pays(self, call: Call, asked: Account) -> Account | None:
+        """Who pays for one more attempt of a call of which one has failed; None for a first one.
 
-    def _payer(self, call: Call) -> Account | None:
-        """Who pays for one more attempt of a call of which one has failed; None for a first one."""
+        Raises `UpstreamError` where there is nothing left.
+        """
         attempts = call.record.attempts
         if not any(attempt.outcome == "failed" for attempt in attempts):
+            asked.first()
             return None
         first = attempts[0].target
-        return self._budgets[first.upstream].at(place_of(first, call), call.operation)
+        payer = self._budgets[first.upstream].at(place_of(first, call), call.operation)
+        if not payer.pays(asked, who_asks(call)):
+            raise _over_budget(attempts)
+        return payer
 
     async def _once(self, upstream: Upstream, attempt: Attempt, call: Call) -> Reply:
         sent = call
@@ -226,14 +220,6 @@ async def _settle(reading: Reading, attempt: Attempt, error: BaseException | Non
 
 def _note(reading: Reading, attempt: Attempt) -> None:
     attempt.usage, attempt.reply_id, attempt.finish = reading.usage, reading.id, reading.finish
-
-
-async def _hear(payer: Account, asked: Account, upstream: Upstream, call: Call) -> None:
-    """Wait for news of a place that is silent, for as long as it would be asked itself."""
-    patience = min(_patience(reading_of(call), upstream, call), call.deadline.left())
-    with call.record.waiting(), suppress(TimeoutError):
-        async with asyncio.timeout(patience):
-            await payer.hears(asked, who_asks(call))
 
 
 def _patience(reading: Reading, upstream: Upstream, call: Call) -> float:

@@ -8,8 +8,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from math import inf
 
-from headrace.silence import Silence
-
 _SPARE = 3
 """Further attempts that are saved up at most, and failures in a row that make an upstream ill."""
 _DEEPEST = -1000.0
@@ -53,47 +51,32 @@ class Account:
 
     A place of which nothing bad is known is asked even where nothing is left: it most likely
     answers, and then it costs nothing. So one that is well is asked as often as others fail, with
-    any number under way. Were it ill after all, what was spent is missing afterwards. Until it is
-    known, more calls than in a few seconds had better wait for news. It may be tried three times in
-    ten seconds even where it is ill and nothing is left, for else nobody would notice that it is
-    well (compare "Handling Overload" at sre.google, on deciding to retry).
+    any number under way. Were it ill after all, what was spent is missing afterwards. It may be
+    tried three times in ten seconds even where it is ill and nothing is left, for else nobody would
+    notice that it is well (compare "Handling Overload" at sre.google, on deciding to retry).
     """
 
     share: float = 0.2
     _spare: float = field(default=_SPARE, init=False, repr=False)
     _illness: Illness = field(default_factory=lambda: Illness(), init=False, repr=False)
-    _silence: Silence = field(default_factory=Silence, init=False, repr=False)
 
-    def first(self, who: str) -> None:
-        """Count a call of `who` that begins here."""
+    def first(self) -> None:
+        """Count a call that begins here."""
         self._save(self.share)
-        self._silence.begins(who)
 
     def pays(self, asked: Account, who: str) -> bool:
         """Whether a call of `who` that began here may be asked once more, where `asked` is."""
-        if self.waits(asked, who) or (self._spare < 1 and not asked._illness.may_be_tried(who)):
+        if self._spare < 1 and not asked._illness.may_be_tried(who):
             return False
         self._spare = max(_DEEPEST, self._spare - 1)
         asked._illness.tries(who)
-        asked._silence.begins(who)
         return True
 
-    def waits(self, asked: Account, who: str) -> bool:
-        """Whether such a call had better wait for news of that place, of which nothing is known."""
-        return self._spare < 1 and asked._silence.is_long(who) and not asked._illness.of(who)
-
-    async def hears(self, asked: Account, who: str) -> None:
-        """Wait as long as it had better wait."""
-        while self.waits(asked, who):
-            await asked._silence.news()
-
-    def ended(self, payer: Account | None, who: str, *, well: bool | None, took: float = 0) -> None:
+    def ended(self, payer: Account | None, who: str, *, well: bool | None) -> None:
         """Count how an attempt of `who` here ended, None where that says nothing about the place.
 
-        So it is where nobody waited for the end, and where the call itself was at fault. `took` is
-        how many seconds it was under way.
+        So it is where nobody waited for the end, and where the call itself was at fault.
         """
-        self._silence.ends(who, well=well, took=took)
         if payer and well is not False:
             payer._save(1)
         if well is not None:
@@ -118,14 +101,9 @@ class Illness:
 
     def may_be_tried(self, who: str) -> bool:
         """Whether `who` may ask it where nothing is left: it is well, or was not tried lately."""
-        row = self.of(who)
-        return row is None or _now() - row.tried >= _KNOWN / _SPARE
-
-    def of(self, who: str) -> _Row | None:
-        """The failures that make it ill to `who`; None where it is not known to be."""
         all_are_ill = self._all.is_long and len(self._all.met) > 1
         row = self._all if all_are_ill else self._of.get(who)
-        return row if row and row.is_long else None
+        return row is None or not row.is_long or _now() - row.tried >= _KNOWN / _SPARE
 
     def tries(self, who: str) -> None:
         """Count a further attempt that begins."""

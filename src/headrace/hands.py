@@ -34,6 +34,15 @@ class Hands:
     upstreams: tuple[str, ...]
     _touched: set[str] = field(default_factory=set)
     """What was told here since the last look began, which may not have seen it."""
+    _known: dict[str, float] = field(default_factory=dict)
+    """Until when which upstreams rest, as the store has said last."""
+    _brought: dict[str, float] = field(default_factory=dict)
+    """The same of the store before this one, which this one does not know yet."""
+
+    def follows(self, before: Hands) -> None:
+        """Bring along what rests, into another store."""
+        if before.store is not self.store:
+            self._brought = {**before._brought, **before._known}
 
     async def __aenter__(self) -> Self:
         """Begin to look."""
@@ -66,6 +75,7 @@ class Hands:
         async with self.store.lease(_KEY, 1, ttl=_TURN):
             known = {**await self._read(), upstream: until}
             lasting = {name: at for name, at in known.items() if at and at > time.time()}
+            self._known = lasting
             if lasting:
                 ttl = max(lasting.values()) - time.time()
                 await self.store.set(_KEY, orjson.dumps(lasting), ttl=ttl)
@@ -79,6 +89,8 @@ class Hands:
     async def _look(self) -> None:
         while True:
             try:
+                while self._brought:
+                    await self._write(*self._brought.popitem())
                 await self._take_over()
             except Unavailable:
                 pass  # the store says so itself
@@ -88,7 +100,7 @@ class Hands:
 
     async def _take_over(self) -> None:
         self._touched.clear()
-        found = await self._read()
+        found = self._known = await self._read()
         for name in self.upstreams:
             rest, until = self.rests.at((name, None)), found.get(name, 0.0)
             if name in self._touched:

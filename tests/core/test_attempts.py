@@ -35,7 +35,6 @@ from headrace.testing import (
     refuses,
     says,
     sends,
-    settled,
     silent,
     stalls,
     text,
@@ -501,42 +500,6 @@ async def test_the_budget_is_as_large_as_the_configuration_says(clock: Clock) ->
 
     assert [answer.headers["x-headrace-attempts"] for answer in answers] == list("32111")
     assert {answer.status for answer in answers} == {502}
-
-
-async def test_a_call_waits_for_news_of_the_next_one_no_longer_than_it_would_be_asked(
-    clock: Clock,
-) -> None:
-    """Where others have been asking it for seconds without an answer."""
-    failing, hanging = Upstream(), Upstream()
-    failing.script(refuses(500))
-    hanging.script(silent())
-    attempts = Attempts(
-        {
-            "a": Configured(name="a", forward=failing),
-            "b": Configured(name="b", forward=hanging, timeouts=Timeouts(first_event=20)),
-        }
-    )
-    asked = compose([Fallback()], attempts)
-
-    def asking() -> Call:
-        return call(targets=["a", "b"], stream=True)
-
-    others = [asyncio.ensure_future(asked(asking())) for _ in range(9)]
-    await settled()
-    clock.advance(10)
-    began = clock.now
-    clock.jumps = True
-
-    given = [asking() for _ in range(5)]
-    outcomes = await asyncio.gather(*map(asked, given), return_exceptions=True)
-
-    asked_of = ["".join(each.target.upstream for each in one.record.attempts) for one in given]
-    assert sorted(asked_of) == ["a", "a", "a", "a", "ab"], "one sees whether it is well again"
-    codes = [outcome.code or "" for outcome in outcomes if isinstance(outcome, UpstreamError)]
-    assert sorted(codes) == ["first_byte_timeout", *["upstream_500"] * 4]
-    assert clock.now - began == pytest.approx(10 + 20, abs=0.1), "as long as the nine, and its own"
-    assert all(one.record.waits for one in given)
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 NEVER_SENT = ("dns_failed", "connect_failed", "connect_timeout")

@@ -51,6 +51,11 @@ def test_more_lists_than_can_be_read_in_time_are_refused() -> None:
         read(b"[" + b"[]," * 100_000 + b"0]")
 
 
+def test_more_members_than_can_be_read_in_time_are_refused() -> None:
+    with pytest.raises(BadRequest, match="too many members"):
+        read(b"{%b}" % b",".join(b'"%d":0' % number for number in range(300_001)))
+
+
 def test_a_text_full_of_brackets_is_a_text() -> None:
     assert read(b'{"a": "%b\\""}' % (b"[{,\\\\" * 300_000))["a"].startswith("[{,")
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
-import pytest
-
 from headrace.budget import Account, Budget
-from headrace.testing import Clock, settled
+from headrace.testing import Clock
 
 
 def calls(
@@ -16,7 +12,7 @@ def calls(
     """How many of so many calls that fail first may ask further, one after the other."""
     made = 0
     for _ in range(count):
-        first.first(who)
+        first.first()
         first.ended(None, who, well=False)
         if first.pays(asked, who):
             made += 1
@@ -72,7 +68,7 @@ async def test_failures_are_paid_for_however_late_they_are_known() -> None:
     """A thousand calls begin; all of the first second are under way before one has failed."""
     first, asked = Account(), Account()
     for _ in range(100):
-        first.first("me")
+        first.first()
         assert first.pays(asked, "me")
     for _ in range(100):
         asked.ended(first, "me", well=False)
@@ -83,7 +79,7 @@ async def test_failures_are_paid_for_however_late_they_are_known() -> None:
 async def test_after_a_long_time_without_failures_a_storm_costs_no_more() -> None:
     budget = Account()
     for _ in range(10_000):
-        budget.first("me")
+        budget.first()
         budget.ended(None, "me", well=True)
 
     assert calls(budget, budget, 100) <= 20 + 3
@@ -95,7 +91,7 @@ async def test_of_those_that_are_under_way_at_an_ill_one_the_part_is_not_exceede
 
     made = 0
     for _ in range(100):
-        first.first("me")
+        first.first()
         made += first.pays(asked, "me")
 
     assert made <= 20
@@ -170,7 +166,7 @@ async def test_faults_of_clients_do_not_make_it_well() -> None:
     account, made = Account(), 0
     for _ in range(250):
         made += calls(account, account, 3)
-        account.first("me")
+        account.first()
         account.ended(None, "me", well=None)
 
     assert made <= 0.2 * 1000 + 3
@@ -217,89 +213,6 @@ async def test_who_met_failures_asks_again_soon_after_others_were_answered(clock
 async def test_callers_without_number_fill_no_memory() -> None:
     account = Account()
     for number in range(5000):
-        account.first(f"caller {number}")
         account.ended(None, f"caller {number}", well=False)
 
     assert len(account._illness._of) == 1000
-
-
-# Places that are silent
-
-
-def under_way(first: Account, asked: Account, count: int, *, who: str = "me") -> None:
-    """So many calls that failed first ask further, and have no answer yet."""
-    for _ in range(count):
-        first.first(who)
-        first.ended(None, who, well=False)
-        assert first.pays(asked, who)
-
-
-async def test_where_nobody_was_answered_for_seconds_more_calls_wait_for_news(
-    clock: Clock,
-) -> None:
-    first, asked = Account(), Account()
-    under_way(first, asked, 10)
-    assert not first.waits(asked, "me")
-
-    clock.advance(3.1)
-
-    assert first.waits(asked, "me")
-    assert not first.pays(asked, "me")
-
-
-async def test_few_attempts_wait_for_nobody(clock: Clock) -> None:
-    first, asked = Account(), Account()
-    under_way(first, asked, 2)
-
-    clock.advance(60)
-
-    assert not first.waits(asked, "me")
-
-
-@pytest.mark.parametrize(
-    ("well", "count", "asks"),
-    [
-        pytest.param(True, 1, True, id="one answer"),
-        pytest.param(False, 3, False, id="three failures"),
-        pytest.param(None, 10, True, id="all clients left"),
-    ],
-)
-async def test_what_ends_the_wait(clock: Clock, well: bool | None, count: int, asks: bool) -> None:
-    first, asked = Account(), Account()
-    under_way(first, asked, 10)
-    clock.advance(3.1)
-    hearing = asyncio.create_task(first.hears(asked, "me"))
-    await settled()
-    assert not hearing.done()
-
-    for _ in range(count):
-        asked.ended(None, "me", well=well, took=3.1)
-    await hearing
-
-    assert first.pays(asked, "me")  # one of those who are ill, too, now and then
-    assert first.pays(asked, "me") is asks
-
-
-async def test_who_answers_slowly_is_waited_for_as_long(clock: Clock) -> None:
-    first, asked = Account(), Account()
-    under_way(first, asked, 10)
-    clock.advance(12)
-    asked.ended(first, "me", well=True, took=12)
-
-    clock.advance(11)
-    assert first.pays(asked, "me")
-    clock.advance(2)
-    assert not first.pays(asked, "me")
-
-
-async def test_attempts_of_one_caller_let_no_other_one_wait(clock: Clock) -> None:
-    first, asked = Account(), Account()
-    under_way(first, asked, 10, who="poisoner")
-    clock.advance(3.1)
-
-    assert first.pays(asked, "me")
-
-    assert first.waits(asked, "somebody else"), "it is two by now that are not answered"
-    asked.ended(first, "me", well=True)
-    assert not first.waits(asked, "somebody else")
-    assert first.waits(asked, "poisoner")

@@ -67,6 +67,22 @@ async def test_what_others_have_laid_down_is_left_as_it_is(
     assert resting(other) == {"a"}
 
 
+async def test_what_rests_goes_along_into_another_store(clock: Clock) -> None:
+    rests = Rests()
+    async with Hands(store=Memory(), rests=rests, upstreams=AB) as before:
+        await before.rest("a", 600)
+        await before.rest("b", 600)
+        await before.resume("b")
+        store = Memory()
+        after = Hands(store=store, rests=rests, upstreams=AB)
+        after.follows(before)
+    async with after, Hands(store=store, rests=Rests(), upstreams=AB) as replica:
+        await later(clock)
+        await later(clock)
+
+        assert resting(after) == resting(replica) == {"a"}
+
+
 async def test_a_store_that_is_gone_for_a_moment_wakes_nobody(
     two: tuple[Hands, Hands], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,16 +145,17 @@ async def test_it_goes_on_where_it_ended_and_opens_twice(file: Path) -> None:
 # When it is full, or old
 
 
-async def test_a_full_file_is_put_aside_and_the_newest_are_kept(file: Path) -> None:
+@pytest.mark.parametrize("keep", [1, 2, 5])
+async def test_a_full_file_is_put_aside_and_the_newest_are_kept(file: Path, keep: int) -> None:
     (file.parent / "audit.jsonl.gz").write_text("somebody else's")
-    audit = Audit(file=File(file), size=Size(64_000), keep=2)
+    audit = Audit(file=File(file), size=Size(64_000), keep=keep)
     async with audit:
         for number in range(3000):
             audit(refused(number))
 
     *others, foreign = aside(file)
     assert foreign.name == "audit.jsonl.gz"
-    assert len(others) == 2
+    assert len(others) == keep
     kept = [int(line["id"][4:]) for path in (*others, file) for line in lines(path)]
     assert kept == list(range(kept[0], 3000))
     assert all(0 < path.stat().st_size <= 64_000 for path in (*others, file))

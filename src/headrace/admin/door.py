@@ -74,7 +74,8 @@ class Operated(Protocol):
 
 def is_path(path: str) -> bool:
     """Whether a path belongs to the administration, however it is spelled."""
-    plain = posixpath.normpath("/" + path.replace("\\", "/").partition(";")[0]).casefold()
+    segments = [each.partition(";")[0] for each in path.replace("\\", "/").split("/")]
+    plain = posixpath.normpath("/" + "/".join(segments)).casefold()
     return plain.lstrip("/").split("/")[0] == "admin" or plain.lstrip("/") == "health/detailed"
 
 

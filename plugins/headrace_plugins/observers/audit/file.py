@@ -93,7 +93,7 @@ class AppendedFile:
         self._stuck = False
         self.close()
         kept = sorted(filter(self._is_aside, self._path.parent.iterdir()))
-        for oldest in kept[: len(kept) - self._keep]:
+        for oldest in kept[: max(0, len(kept) - self._keep)]:
             with suppress(OSError):
                 oldest.unlink()
         return True
