@@ -45,6 +45,8 @@ _FORGOTTEN = (
 _WORKS = "headrace.works"
 _READING = 30.0
 """Seconds that its files may take to be read again: a disk may hang."""
+_MOST_TOLD = 50
+"""Changes that the log tells, line by line."""
 _OPENING = 120.0
 """Seconds that the parts of another configuration may take to open."""
 
@@ -209,8 +211,10 @@ class Gateway:
         self.vitals.reloads["ok"] += 1
         self._tell_loaded(changed)
         logger.info("another configuration is in force (%s)", plan.hash)
-        for change in changed:
+        for change in changed[:_MOST_TOLD]:
             logger.info("  %s", change)
+        if more := len(changed[_MOST_TOLD:]):
+            logger.info("  and %d more; headrace diff tells them all", more)
         self._tidy()
         return True
 

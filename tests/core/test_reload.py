@@ -276,6 +276,20 @@ async def test_a_secret_is_not_told_with_the_problems(tmp_path: Path) -> None:
     assert "canary" not in (gateway.vitals.refused or "")
 
 
+async def test_of_very_many_changes_the_log_tells_some(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "upstreams: {{a: mock}}\nroutes: {{'*': a{routes}}}"
+    routes = "".join(f", m{number}: a" for number in range(99))
+    async with serve() as served:
+        with caplog.at_level("INFO", logger="headrace"):
+            assert await served.reload(text, routes=routes)
+
+    told = [line.message for line in caplog.records if line.message.startswith("  ")]
+    assert len(told) == 51
+    assert told[-1].startswith("  and ")
+
+
 async def test_observers_that_want_to_know_are_told(serve: Serve) -> None:
     told: list[Happening] = []
 
