@@ -103,6 +103,8 @@ class Writer:
         with self._news:
             for _ in lines:
                 self._bytes -= len(self._waiting.popleft())
+            if self._waiting:  # to be told once, and in nobody's place
+                return
             dropped, self._dropped = self._dropped, 0
         if self._ill or dropped:
             logger.warning("%s is written again; %d lines were lost", self._what, dropped)

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -121,6 +122,21 @@ def test_every_include_is_listed_so_that_new_files_can_be_found(tmp_path: Path) 
     (tmp_path / "[a]" / "c1.yaml").touch()
     found = [glob.glob(pattern) for pattern in document.patterns]
     assert found == [[f"{tmp_path}/[a]/b.yaml"], [f"{tmp_path}/[a]/c1.yaml"], []]
+
+
+def test_a_file_that_arrives_during_the_read_is_still_to_be_read(tmp_path: Path) -> None:
+    class Slow(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            (tmp_path / "c" / "late.yaml").write_text("x-b: 1\n")
+            return super().get(name, default)
+
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.yaml").write_text("name: ${NAME}\n")
+    (tmp_path / "g.yaml").write_text("include: c/*.yaml\n")
+    document = load(tmp_path / "g.yaml", Slow(ENVIRON))
+
+    assert [file.name for file in document.files] == ["g.yaml", "a.yaml"]
+    assert document.versions_now() != document.versions
 
 
 def test_what_came_from_the_environment_is_marked() -> None:

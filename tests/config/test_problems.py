@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import entry_points
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.config.problems import COLUMNS, Place, Problem, did_you_mean, looks_secret, mask
+from headrace.config.fields import options_of
+from headrace.config.problems import (
+    COLUMNS,
+    Place,
+    Problem,
+    did_you_mean,
+    guarded,
+    looks_secret,
+    mask,
+    meant_secret,
+)
+from headrace.config.settings import SECTIONS
 
 LINE = "  careful: [cache: {tll: 10m}, fallback]"
 FUZZ = settings(max_examples=int(os.environ.get("FUZZ_CASES", "200")))
@@ -106,7 +118,13 @@ def test_control_characters_are_shown_not_sent() -> None:
         ('{api_key: a b, tll: 10m, secret: "a, b"}', "{api_key: ***, tll: 10m, secret: ******}"),
         ('{"api_key":"sk","a":1}', '{"api_key":****,"a":1}'),
         ("api_keys: [a, b] # c", "api_keys: ****** # c"),
-        ("api_key: {header: x}", "api_key: {header: x}"),
+        ("api_key: {header: x, a: [b]}, b: c", "api_key: {header: *, a: ***}, b: c"),
+        ("{api_key: {a: {b: c}, d: e}, f: g}", "{api_key: {a: {b: *}, d: *}, f: g}"),
+        ("{keys: {abc: d}, e: f}", "{keys: ********, e: f}"),
+        ("{key: {abc: d, ABC: e, f1: g}, h: i}", "{key: {abc: *, ***: *, **: *}, h: i}"),
+        ("{\"api_ke\"y: 'abc', a: b}", '{"api_ke"y: *****, a: b}'),
+        ("{keys: a, b], c: d, e: f}", "{keys: *****, c: d, e: f}"),
+        ("{key: 'it's it', a: 1}", "{key: *********, a: 1}"),
         ("api_key: ${KEY}", "api_key: ${KEY}"),
         ("api_key: ${KEY:-abc}", "api_key: ${KEY:-***}"),
         ("key: x${file:/run/x}y", "key: *${file:/run/x}*"),
@@ -136,6 +154,34 @@ def test_a_line_is_shown_without_its_secrets(line: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("tokn: abc", "tokn: ***"),
+        ("- x-api-kye: abc", "- x-api-kye: ***"),
+        ('  "pasword": abc', '  "pasword": ***'),
+        ("api_key abc", "api_key ***"),
+        ("  - secret abc: d", "  - secret ******"),
+        ("{a: b, 'key' c, d: e}", "{a: b, 'key' ********"),
+        ("- api_key  # why", "- api_key  # why"),
+        ("limits: {tokens: 2M/day}", "limits: {tokens: 2M/day}"),
+        ("store: redis://h", "store: redis://h"),
+        ("redis//u:abc@h", "redis//u:***@h"),
+        ("# the key is here", "# the key is here"),
+    ],
+)
+def test_a_broken_line_is_shown_without_its_secrets(line: str, shown: str) -> None:
+    assert guarded(line) == shown
+
+
+def test_a_message_repeats_no_secret() -> None:
+    message = "the caller's key: x has no option 'key:abc', found \"token a'bc\"; it has 'key: a'"
+
+    assert str(Problem(None, message)) == (
+        "the caller's key: x has no option 'key:***', found \"token ****\"; it has 'key: *'"
+    )
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "api_key",
@@ -156,6 +202,20 @@ def test_a_line_is_shown_without_its_secrets(line: str, shown: str) -> None:
 )
 def test_a_name_that_says_secret_is_believed(name: str) -> None:
     assert looks_secret(name)
+
+
+@pytest.mark.parametrize("name", ["ky", "kye", "kezs", "tokn", "X_API_KYE", "pasword", "apikye"])
+def test_a_misspelt_name_of_a_secret_is_told(name: str) -> None:
+    assert meant_secret(name)
+
+
+def test_no_option_there_is_is_taken_for_a_misspelt_secret() -> None:
+    groups = ("plugins", "forwarders", "observers", "stores")
+    found = [point for group in groups for point in entry_points(group=f"headrace.{group}")]
+    names = {name for point in found for name in (point.name, *options_of(point.load()))}
+
+    assert len(names) > 50
+    assert [name for name in names | {*SECTIONS} if looks_secret(name) != meant_secret(name)] == []
 
 
 @pytest.mark.parametrize("name", ["tokens", "max_tokens", "model", "ttl", "keyed", "base_url"])

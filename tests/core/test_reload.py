@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -630,6 +631,52 @@ async def test_a_broken_file_is_told_once_and_its_repair_is_seen(
 
         assert await served.says() == "repaired"
         assert caplog.text.count("stays as it was") == 1
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Files are there, and nobody can open one: not even root."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_file_that_could_not_be_read_is_told_once_and_taken_when_it_can_be(
+    serve: Serve, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(WATCHED) as served:
+        await served.gateway.reload()  # what that imports is loaded by now
+        served.write(WATCHED, says="newer")
+        with no_descriptors_left():
+            with pytest.raises(ConfigError, match="Too many open files"):
+                await served.gateway.reload()
+            for _ in range(50):
+                clock.advance(0.5)
+                await settled()
+                time.sleep(0.001)
+        await taken(served, clock)
+
+        assert await served.says() == "newer"
+        assert caplog.text.count("stays as it was") == 1
+
+
+async def test_a_file_that_nobody_may_read_is_taken_when_its_mode_allows_it(
+    serve: Serve, clock: Clock
+) -> None:
+    async with serve(WATCHED) as served:
+        served.write(WATCHED, says="newer")
+        served.file.chmod(0)
+        if os.access(served.file, os.R_OK):
+            pytest.skip("whoever is root may read whatever the mode says")
+        with pytest.raises(ConfigError, match="Permission denied"):
+            await served.gateway.reload()
+        served.file.chmod(0o644)
+        await taken(served, clock)
+
+        assert await served.says() == "newer"
 
 
 async def test_nobody_looks_where_it_is_not_written(serve: Serve, clock: Clock) -> None:

@@ -54,7 +54,7 @@ class Manager:
 
 @asynccontextmanager
 async def serviced(
-    folder: Path, workers: int, **environ: str
+    folder: Path, workers: int | str, **environ: str
 ) -> AsyncIterator[tuple[Served, Manager]]:
     file, manager = folder / "gateway.yaml", Manager(folder)
     file.write_text(TEXT.replace("WORKERS", str(workers)))
@@ -80,6 +80,23 @@ async def test_it_says_when_it_is_ready_reloads_and_stops(tmp_path: Path, worker
         assert await served.ended() == 0
 
     assert manager.told == manager.states
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_one_that_stops_is_not_ready_again_whatever_it_is_asked(
+    tmp_path: Path, workers: int
+) -> None:
+    more = f"{workers}, shutdown_delay: 1s"
+    async with serviced(tmp_path, more) as (served, manager):
+        await manager.until("READY=1")
+        served.stop()
+        await manager.until("READY=1", "STOPPING=1")
+        served.process.send_signal(signal.SIGHUP)
+
+        assert await served.ended() == 0
+
+    assert manager.states == ["READY=1", "STOPPING=1"]
+    assert not [line for line in served.said if "the configuration is" in line]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

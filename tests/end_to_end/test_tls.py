@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 import subprocess
@@ -166,6 +167,99 @@ async def test_a_renewed_certificate_is_seen_by_those_who_watch(
         await served.until(lambda: any("is in force" in line for line in served.said))
 
         assert await serial(served, context) != before
+
+
+async def test_https_goes_on_with_the_last_certificate_where_none_is_written_any_more(
+    authority: Authority, tmp_path: Path
+) -> None:
+    context = authority.trusting()
+    authority.issue(tmp_path)
+
+    async with secured(tmp_path) as served:
+        before = await serial(served, context)
+        authority.issue(tmp_path)
+        served.process.send_signal(signal.SIGHUP)
+        await served.until(lambda: said(served, "is in force") == 1)
+        drop_tls(tmp_path / "gateway.yaml")
+        served.process.send_signal(signal.SIGHUP)
+        await served.until(lambda: said(served, "is in force") == 2)
+
+        assert await serial(served, context) != before
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+async def test_workers_to_come_serve_https_with_the_last_certificate(
+    authority: Authority, tmp_path: Path, renewed: bool
+) -> None:
+    context = authority.trusting()
+    authority.issue(tmp_path)
+
+    async with secured(tmp_path, "workers: 2", LOG_LEVEL="debug") as served:
+        first = await serial(served, context)
+        if renewed:
+            authority.issue(tmp_path)
+            await reloaded(served, 1)
+        drop_tls(tmp_path / "gateway.yaml")
+        await reloaded(served, 2 if renewed else 1)
+        assert said(served, "this needs a restart") > 0
+
+        await replaced(served)
+
+        shown = {await serial(served, context) for _ in range(10)}
+        assert len(shown) == 1
+        assert (first in shown) is not renewed
+
+
+async def test_workers_to_come_serve_http_where_a_certificate_has_been_added(
+    authority: Authority, tmp_path: Path
+) -> None:
+    authority.issue(tmp_path)
+    with_tls = write(tmp_path, "workers: 2").read_text()
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(with_tls)
+    drop_tls(plain)
+    command = [sys.executable, "-m", "headrace", "serve", str(plain), "--port", "0"]
+
+    async with running(command, {"LOG_LEVEL": "debug"}) as served:
+        plain.write_text(with_tls)
+        await reloaded(served, 1)
+        assert said(served, "this needs a restart") > 0
+
+        await replaced(served)
+
+        for _ in range(10):
+            async with httpx2.AsyncClient() as http:
+                assert (await http.get(f"{served.url}/healthz")).status_code == 200
+
+
+def drop_tls(file: Path) -> None:
+    """Write the same configuration without a certificate."""
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if "tls:" not in line))
+
+
+async def reloaded(served: Served, times: int) -> None:
+    """Have two workers read the configuration again, until workers to come would serve it."""
+    served.process.send_signal(signal.SIGHUP)
+    await served.until(lambda: said(served, "is in force") == 2 * times, 10)
+    await served.until(lambda: said(served, "workers to come serve what") == times, 10)
+
+
+async def replaced(served: Served) -> None:
+    """Kill both workers, and wait until others serve."""
+    ready = said(served, "is ready")
+    for pid in children(served):
+        os.kill(pid, signal.SIGKILL)
+    await served.until(lambda: said(served, "is ready") == ready + 2, 20)
+
+
+def children(served: Served) -> list[int]:
+    found = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children")
+    return [*map(int, found.read_text().split())]
+
+
+def said(served: Served, words: str) -> int:
+    return sum(words in line for line in served.said)
 
 
 @pytest.mark.parametrize("wrong", ["expired", "of two halves", "gone"])

@@ -8,6 +8,7 @@ import re
 import secrets
 import signal
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +24,7 @@ from headrace.testing.misbehaviour import (
     LAST_CHUNK,
     Act,
     chunk,
+    delta,
     event,
     streams,
 )
@@ -193,6 +195,31 @@ async def test_workers_do_not_outlive_the_one_that_started_them(tmp_path: Path) 
         await eventually(lambda: not any(map(alive, left)), within=10)
 
 
+async def test_streams_that_finish_go_on_when_the_process_is_gone_that_told_to_stop(
+    upstream: Loopback, tmp_path: Path
+) -> None:
+    upstream.script((*HALF, Act.STALL))
+    file = tmp_path / "gateway.yaml"
+    file.write_text(textwrap.dedent(FORWARDING.replace("5s", "60s")))
+    async with (
+        printing([*SERVE, str(file)], {"UPSTREAM": upstream.url}) as served,
+        AsyncExitStack() as stack,
+    ):
+        await served.until(lambda: bool(served.url), 20)
+        client = await stack.enter_async_context(wire(served.url))
+        await client.send(post("/v1/chat/completions", chat(stream=True)))
+        await client.until(b"data:")
+        served.stop()
+        await served.until(lambda: stopping(served) == 1, 10)
+
+        served.process.kill()
+        await served.until(lambda: said(served, "that started this one is gone") > 0, 10)
+        for step in REST:
+            await upstream.connections[upstream.requests[0].connection].play(step)
+
+        assert await client.until(b"[DONE]")
+
+
 async def test_workers_that_cannot_start_are_not_started_for_ever(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif '--worker' in sys.orig_argv: os._exit(7)\n"
@@ -354,6 +381,29 @@ async def test_a_new_worker_serves_what_the_others_do_whatever_is_written_by_now
         await killed(served)
 
         assert await models(served) == {"one"}
+
+
+async def test_a_new_worker_waits_for_clients_as_long_as_was_written_at_the_start(
+    upstream: Loopback, tmp_path: Path
+) -> None:
+    upstream.script((*HALF, *[chunk(event(delta(content="a" * 60_000)))] * 1000, Act.STALL))
+    text = textwrap.dedent(FORWARDING).replace("drain: 5s", "write_stall: 500ms")
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    environ = {"UPSTREAM": upstream.url, "LOG_LEVEL": "debug"}
+    async with running([*SERVE, str(file)], environ) as served:
+        await served.until(lambda: said(served, "is ready") == 2)
+        file.write_text(text.replace("500ms", "1h"))
+        served.process.send_signal(signal.SIGHUP)
+        await served.until(lambda: said(served, "workers to come serve what the others do") > 0)
+        await until_in_force(served, 2)
+        await killed(served)
+
+        async with wire(served.url) as client:
+            client.stop_reading()
+            await client.send(post("/v1/chat/completions", chat(stream=True)))
+            await upstream.asked(within=10)
+            await upstream.closed(upstream.requests[0].connection, within=10)
 
 
 async def test_a_worker_that_is_told_alone_tells_the_others(tmp_path: Path) -> None:

@@ -307,6 +307,7 @@ ANY_BUCKETS = st.lists(
         st.floats(1, 1e9),
     ),
     max_size=3,
+    unique_by=lambda bucket: (bucket.counts, bucket.period),  # as those of a limit are
 )
 
 

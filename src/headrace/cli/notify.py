@@ -27,6 +27,7 @@ class Notify:
         alive_every: float | None = None,
     ) -> None:
         self._tell = tell
+        self._stopping = False
         self.alive_every = alive_every
 
     @classmethod
@@ -42,14 +43,16 @@ class Notify:
 
     def ready(self) -> None:
         """It serves; or it does again what it did before it was reloading."""
-        self._tell(READY)
+        if not self._stopping:
+            self._tell(READY)
 
     def reloading(self) -> None:
         """It reads its configuration again."""
         self._tell(b"RELOADING=1\nMONOTONIC_USEC=%d" % (time.monotonic_ns() // 1000))
 
     def stopping(self) -> None:
-        """It comes to its end."""
+        """It comes to its end, and is not ready any more whatever it still does."""
+        self._stopping = True
         self._tell(b"STOPPING=1")
 
     def alive(self) -> None:

@@ -19,7 +19,7 @@ from headrace.cli import hangup
 from headrace.cli.address import check_guarded, internal_of, is_loopback
 from headrace.cli.group import colored
 from headrace.cli.notify import Notify
-from headrace.cli.output import Output
+from headrace.cli.output import ErrorOutput, Output
 from headrace.config.build import build
 from headrace.config.document import Document, load
 from headrace.config.found import default_file, document_of, look
@@ -70,9 +70,9 @@ def command(
     """
     hangup.hold()
     level = log_level or os.environ.get("LOG_LEVEL") or "info"
-    output = _log(level, of_several=worker is not None)
+    logs = _Logs(level, of_several=worker is not None)
     if worker is not None:
-        sys.exit(_work(worker, output))
+        sys.exit(_work(worker, logs))
     notify = Notify.of(os.environ)
     file = file or default_file(os.environ)
     document = load(file, os.environ) if file else _found()
@@ -91,14 +91,24 @@ def command(
     with listening(public, *internal_of(plan)) as listeners:
         if count == 1:
             gateway = Gateway(plan, open=True, source=_source(file), check=check)
-            output.lose = partial(gateway.vitals.lose, "access_log")
-            say = partial(banner, workers=1)
-            sys.exit(run(gateway, listeners, banner=say, notify=notify, look=Reminders(plan)))
-        from headrace.cli.errand import Errand
+            logs.count_lost(gateway)
+            status = run(
+                gateway,
+                listeners,
+                certificate=plan.certificate,
+                write_stall=plan.server.write_stall,
+                banner=partial(banner, workers=1),
+                notify=notify,
+                look=Reminders(plan),
+            )
+            sys.exit(status)
+        from headrace.cli.errand import Errand, tls_alone
         from headrace.cli.workers import Workers
 
         errand = Errand(
             document=document,
+            secured=tls_alone(document),
+            write_stall=plan.server.write_stall,
             file=file,
             host=address,
             count=count,
@@ -117,7 +127,7 @@ def command(
         sys.exit(together.run())
 
 
-def _work(number: int, output: Output) -> int:
+def _work(number: int, logs: _Logs) -> int:
     """Be one of several workers, and go on the errand of this number."""
     from headrace.cli.errand import Errand
     from headrace.cli.server import run
@@ -136,10 +146,12 @@ def _work(number: int, output: Output) -> int:
         check=partial(_check, host=errand.host, count=errand.count),
     )
     gateway.workers, gateway.tell_others = errand.count, telling.tell_others
-    output.lose = partial(gateway.vitals.lose, "access_log")
+    logs.count_lost(gateway)
     return run(
         gateway,
         errand.listeners(),
+        certificate=errand.certificate(plan),
+        write_stall=errand.write_stall,
         banner=partial(banner, workers=errand.count) if errand.first else None,
         notify=Notify(telling.say, alive_every=errand.alive_every),
         look=telling.look,
@@ -222,20 +234,28 @@ def _port(plan: Plan) -> int:
     return int(written)
 
 
-def _log(level: str, *, of_several: bool) -> Output:
+class _Logs:
     """Lines for people to standard error; the access log, which is for programs, to output."""
-    if level.lower() not in _LEVELS:
-        message = f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, found {level!r}"
-        raise ConfigError([Problem(None, message)])
-    people = logging.StreamHandler(sys.stderr)
-    name = "%(name)s[%(process)d]" if of_several else "%(name)s"
-    people.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[people])
-    logging.getLogger("headrace").setLevel(level.upper())
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    access = logging.getLogger("headrace.access")
-    output = Output()
-    output.setFormatter(logging.Formatter("%(message)s"))
-    access.handlers = [output]
-    access.propagate = False
-    return output
+
+    def __init__(self, level: str, *, of_several: bool) -> None:
+        self._people = ErrorOutput()
+        self._access = Output()
+        if level.lower() not in _LEVELS:
+            message = f"LOG_LEVEL must be one of {', '.join(_LEVELS)}, found {level!r}"
+            raise ConfigError([Problem(None, message)])
+        people = logging.StreamHandler(sys.stderr)
+        name = "%(name)s[%(process)d]" if of_several else "%(name)s"
+        people.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[people])
+        logging.getLogger("headrace").setLevel(level.upper())
+        # What clients do wrong is a warning there, and anybody could fill a disk with it.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        access = logging.getLogger("headrace.access")
+        self._access.setFormatter(logging.Formatter("%(message)s"))
+        access.handlers = [self._access]
+        access.propagate = False
+
+    def count_lost(self, gateway: Gateway) -> None:
+        """Count with the gateway's vitals what nobody reads in time."""
+        self._people.lose = partial(gateway.vitals.lose, "stderr")
+        self._access.lose = partial(gateway.vitals.lose, "access_log")

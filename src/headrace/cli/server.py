@@ -22,6 +22,7 @@ from headrace.cli import hangup
 from headrace.cli.listening import Listeners, address_of
 from headrace.cli.notify import Notify
 from headrace.cli.protocols import HEAD_TIMEOUT, bounded
+from headrace.config.certificate import Certificate
 from headrace.config.plan import Plan
 from headrace.gateway import Gateway
 
@@ -47,6 +48,8 @@ def run(
     gateway: Gateway,
     listeners: Listeners,
     *,
+    certificate: Certificate | None,
+    write_stall: float,
     banner: Callable[[Live], None] | None = None,
     notify: Notify | None = None,
     look: Callable[[Plan], None] = lambda plan: None,
@@ -54,12 +57,15 @@ def run(
 ) -> int:
     """Serve until a signal to stop, then drain. The exit status.
 
-    `look` is shown the plan in force each second. A `parent` is the process that started this one,
-    which stops when that is gone.
+    With a `certificate` HTTPS is served, from the start to the end, and without one never, whatever
+    a reload brings. `look` is shown the plan in force each second. A `parent` is the process that
+    started this one, which stops when that is gone.
     """
     if listeners.internal:
         gateway.internal = address_of(listeners.internal).port
-    server = _Server(gateway, listeners, banner, notify or Notify(), look, parent)
+    server = _Server(
+        gateway, listeners, certificate, write_stall, banner, notify or Notify(), look, parent
+    )
     server.run(sockets=listeners.all)
     return 0 if server.started else 3
 
@@ -71,6 +77,8 @@ class _Server(uvicorn.Server):
         self,
         gateway: Gateway,
         listeners: Listeners,
+        certificate: Certificate | None,
+        write_stall: float,
         banner: Callable[[Live], None] | None,
         notify: Notify,
         look: Callable[[Plan], None],
@@ -79,7 +87,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 gateway,
-                http=bounded(gateway.plan.server.write_stall),
+                http=bounded(write_stall),
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -91,6 +99,7 @@ class _Server(uvicorn.Server):
         )
         self._gateway = gateway
         self._listeners = listeners
+        self._certificate = certificate
         self._banner = banner
         self._notify = notify
         self._look = look
@@ -100,13 +109,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and say so."""
-        certificate = self._gateway.plan.certificate
-        plain = [
-            each for each in sockets or [] if not certificate or each is self._listeners.internal
-        ]
+        tls = self._certificate
+        plain = [each for each in sockets or [] if not tls or each is self._listeners.internal]
         await super().startup(plain)
-        if certificate:
-            await self._start_tls(certificate.context)
+        if tls:
+            await self._start_tls(tls.context)
         self._reloading = asyncio.create_task(self._reload_when_asked())
         hangup.handle(self._asked.set)
         self._look_around()
@@ -115,7 +122,7 @@ class _Server(uvicorn.Server):
         if self._notify.alive_every:
             self._stay_alive(self._notify.alive_every)
         if self._banner:
-            self._banner(await self._told("https" if certificate else "http"))
+            self._banner(await self._told("https" if tls else "http"))
 
     async def _start_tls(self, context: ssl.SSLContext) -> None:
         # Not by uvicorn, which gives TLS to all of its listeners and has no limits for it.
@@ -134,8 +141,14 @@ class _Server(uvicorn.Server):
 
     def _take_certificate(self, asking: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         """Go on with the certificate that is in force by now; asked for each connection."""
-        if certificate := self._gateway.plan.certificate:
-            asking.context = certificate.context
+        self._renew()
+        if self._certificate:
+            asking.context = self._certificate.context
+
+    def _renew(self) -> None:
+        """Hold on to the certificate in force, which is the last one where a plan has none."""
+        if self._certificate:
+            self._certificate = self._gateway.plan.certificate or self._certificate
 
     async def _told(self, scheme: str) -> Live:
         internal = self._listeners.internal
@@ -152,8 +165,11 @@ class _Server(uvicorn.Server):
     def _look_around(self) -> None:
         """Once a second: stop when the process that started this one is gone without a word."""
         if self._parent is not None and os.getppid() != self._parent:
-            self.handle_exit(signal.SIGTERM, None)
+            logger.warning("the process that started this one is gone")
+            if not self._signals:
+                self.handle_exit(signal.SIGTERM, None)
             return
+        self._renew()
         self._look(self._gateway.plan)
         asyncio.get_running_loop().call_later(1.0, self._look_around)
 
@@ -162,11 +178,14 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(every, self._stay_alive, every)
 
     async def _reload_when_asked(self) -> None:
-        """Read the configuration again after each SIGHUP, or once after several."""
+        """Read the configuration again after each SIGHUP, or once after several, up to the end."""
         while await self._asked.wait():
+            if self._signals:
+                return
             self._asked.clear()
             self._notify.reloading()
             await self._reload()
+            self._renew()
             self._look(self._gateway.plan)
             self._notify.ready()
 

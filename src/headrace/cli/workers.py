@@ -220,7 +220,7 @@ class Workers:
     def _take(self, document: Document) -> None:
         """Have workers to come serve what a worker has taken."""
         if not document.repeats(self._errand.document):
-            self._errand = replace(self._errand, document=document)
+            self._errand = self._errand.taking(document)
             logger.debug("workers to come serve what the others do (%s)", document.hash)
             with suppress(Exception):  # what its parts read has changed since; workers say so
                 self._plan = build(document, before=self._plan)

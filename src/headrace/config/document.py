@@ -9,17 +9,16 @@ and never raised. Nothing here knows what a gateway is.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self, TypeAlias
 
-from headrace.config.include import Sections
+from headrace.config.include import Sections, matching
 from headrace.config.problems import Place, Problem
 from headrace.config.source import MAX_FILE, Source, Span
 from headrace.config.surroundings import Surroundings, Version, reason, version
@@ -91,7 +90,7 @@ class Document:
     patterns: list[str]
     """Every `include`, as `glob` takes it: a new file that it matches would be read too."""
     versions: Versions
-    """What distinguishes those files from their next versions."""
+    """What distinguishes those files from their next versions, and what the patterns matched."""
     folders: Mapping[Path, pathlib.Path]
     """Where relative paths begin: of all of it, and of what other folders' files have added."""
     unset_ok: bool = False
@@ -102,7 +101,8 @@ class Document:
 
     def versions_now(self) -> Versions:
         """The versions of its files as they are by now; others where it should be read again."""
-        return _versions({file: version(file) for file in self.files}, self.patterns)
+        names = [name for pattern in self.patterns for name in matching(pattern)]
+        return tuple(map(version, self.files)), tuple(names)
 
     def read_beside(self, files: Mapping[pathlib.Path, Version]) -> None:
         """Note files that parts have read as they were made."""
@@ -205,7 +205,8 @@ def _read(first: Source, around: Surroundings) -> Document:
         unset=values.unset,
         files=list(around.files),
         patterns=sections.patterns,
-        versions=_versions(around.files, sections.patterns),
+        # As they were when they were read: what has come since then is still to be read.
+        versions=(tuple(around.files.values()), tuple(sections.names)),
         folders=_folders(first.folder, values.spots),
         unset_ok=around.unset_ok,
         _spots=values.spots,
@@ -228,12 +229,3 @@ def _as_version(found: Sequence[int] | None) -> Version:
         return None
     device, inode, size, changed = found
     return device, inode, size, changed
-
-
-def _versions(files: Mapping[pathlib.Path, Version], patterns: Iterable[str]) -> Versions:
-    found = [name for pattern in patterns for name in _matching(pattern)]
-    return tuple(files.values()), tuple(found)
-
-
-def _matching(pattern: str) -> list[str]:
-    return [] if "\0" in pattern else sorted(glob.glob(pattern))  # which is in no file's name

@@ -25,6 +25,8 @@ class Sections:
         self.span = Span(first, 0, 0)
         self.sources: list[Source] = []
         self.patterns: list[str] = []
+        self.names: list[str] = []
+        """What those have matched."""
         self.included: dict[str, Span] = {}
         self.add(first, ())
 
@@ -78,8 +80,8 @@ class Sections:
         folder = glob.escape(str(entry.span.source.folder))
         files = os.path.join(folder, pattern.value)
         self.patterns.append(files)
-        # A null byte is in no file's name.
-        names = [] if "\0" in files else sorted(glob.glob(files))
+        names = matching(files)
+        self.names += names
         if not names and not glob.has_magic(pattern.value):
             entry.span.report("there is no such file")
         for path in map(pathlib.Path, names):
@@ -102,6 +104,11 @@ class Sections:
                 span.report(f"cannot read {path}: {reason(error)}")
             else:
                 self.add(Source(str(path), data, path.parent), trail)
+
+
+def matching(pattern: str) -> list[str]:
+    """The names of the files that an `include` takes in."""
+    return [] if "\0" in pattern else sorted(glob.glob(pattern))  # which is in no file's name
 
 
 def _items(pairs: Pairs) -> list[Node]:

@@ -1,16 +1,17 @@
 """What is wrong with a configuration, where it stands, and how that is shown.
 
 A problem prints as the compilers taught us: `file:line:column: what to do`, then the line with a
-caret below. A printed line shows no secret, whatever the file says.
+caret below. A printed line shows no secret, whatever the file says, nor does a message.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 
 COLUMNS = 100
 """How wide a source line may be printed; a longer one is cut around the caret."""
@@ -40,9 +41,10 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
+        message = _without_secrets(self.message)
         if self.place is None:
-            return _visible(self.message)
-        return "\n".join([_visible(f"{self.place}: {self.message}"), *_snippet(self.place)])
+            return _visible(message)
+        return "\n".join([_visible(f"{self.place}: {message}"), *_snippet(self.place)])
 
     def github(self) -> str:
         """The problem as a workflow command, which GitHub shows at the line of a pull request.
@@ -50,7 +52,7 @@ class Problem:
         docs.github.com/actions/reference/workflow-commands-for-github-actions; the escapes are
         those of actions/toolkit, packages/core/src/command.ts.
         """
-        message = _escaped(self.message)
+        message = _escaped(_without_secrets(self.message))
         if self.place is None:
             return f"::error::{message}"
         file = _escaped(self.place.file).replace(":", "%3A").replace(",", "%2C")
@@ -69,22 +71,49 @@ def looks_secret(key: str) -> bool:
     return _SECRET.search(key) is not None
 
 
-def mask(line: str) -> str:
+@lru_cache(maxsize=1024)
+def meant_secret(key: str) -> bool:
+    """Whether an option of this name is a secret, or may be a misspelt one."""
+    if looks_secret(key):
+        return True
+    name = key[:100].lower()
+    words = {name, re.split("[-_]", name)[-1]} - _NO_SECRETS
+    return any(get_close_matches(word, _SECRETS, n=1) for word in words)
+
+
+def is_option(name: str) -> bool:
+    """Whether a name below a secret's is surely an option's, and no part of the secret."""
+    return _OPTION.fullmatch(name) is not None
+
+
+def mask(line: str, secret: Callable[[str], bool] = looks_secret) -> str:
     """A line of YAML with `*` for each character of what looks like a secret.
 
     It reads the line alone, for lines that no parser understands; what it cannot tell it hides.
     """
     done: list[str] = []
     at = depth = 0
+    below: int | None = None
+    """How deep the mapping is that stands where a secret should."""
     for colon in re.finditer(":", line):
         if colon.start() < at:
             continue
         key = _KEY.search(line[max(at, colon.start() - 64) : colon.start()])
-        depth += _opened(line[at : colon.end()])
-        done.append(line[at : colon.end()])
+        name = _QUOTE.sub("", key[0]) if key else ""
+        head = line[at : colon.end()]
+        depth += _opened(head)
+        if below is not None and depth <= below:
+            below = None
+        if below is not None and not is_option(name):
+            head = _FLOW_KEY.sub(lambda match: cover(match[0]), head)
+        done.append(head)
         at = colon.end()
-        if key and looks_secret(key[0]):
+        if secret(name) or below is not None:
             value = (_FLOW_VALUE if depth > 0 else _BLOCK_VALUE).match(line, at)
+            if value is None and name.endswith("s"):
+                value = _MAPPING.match(line, at)
+            if value is None and below is None:
+                below = depth
             if value:
                 text = value[2].rstrip()
                 done.append(value[1] + cover(text))
@@ -92,6 +121,15 @@ def mask(line: str) -> str:
     line = "".join(done) + line[at:]
     for bare in _BARE:
         line = bare.sub(lambda match: match[1] + cover(match[2]), line)
+    return line
+
+
+def guarded(line: str) -> str:
+    """The same for a line that may be broken: its names may be misspelt, and colons missing."""
+    line = mask(line, meant_secret)
+    for bare in _WITHOUT_COLON.finditer(line):
+        if meant_secret(bare[1]):
+            return line[: bare.end()] + cover(line[bare.end() :])
     return line
 
 
@@ -117,13 +155,25 @@ _SECRET = re.compile(
     r"|(api|access|auth|private)[-_]?key|keys?[-_]?\d*$|token[-_]?\d*$",
     re.IGNORECASE,
 )
-_KEY = re.compile(r"[\w.-]+(?=[\"']?\s*$)")
+_SECRETS = ("key", "keys", "api_key", "token", "secret", "password", "passphrase", "credentials")
+_NO_SECRETS = frozenset(("tokens", "open", "redis", "seed", "server", "set", "store"))
+"""Names that are not misspelt, although they are like some that are secrets'."""
+_OPTION = re.compile("[a-z_]{1,24}")
+_KEY = re.compile(r"[\w.\"'-]+(?=\s*$)")
+_QUOTE = re.compile("[\"']")
+_FLOW_KEY = re.compile(r"[^{},\s][^{},]*(?=:$)")
 _QUOTED = r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^']|'')*'?|\[[^\]]*\]?"
-_FLOW_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{,\]}}#](?:(?!\s#)[^,\]}}])*)")
-_BLOCK_VALUE = re.compile(rf"(\s*)({_QUOTED}|[^\s{{#](?:(?!\s#).)*)")
+_MORE = r"(?:[,\]](?=[^:{},\]]*(?:[,\]}]|$))[^,\]}]*)*"  # of a list that has lost a bracket
+_FLOW_VALUE = re.compile(
+    rf"(\s*)((?:(?:{_QUOTED})(?=\s*(?:[,\]}}]|$|#))|[^\s{{,\]}}#](?:(?!\s#)[^,\]}}])*){_MORE})"
+)
+_BLOCK_VALUE = re.compile(rf"(\s*)((?:{_QUOTED})(?=\s*(?:$|#))|[^\s{{#](?:(?!\s#).)*)")
+_MAPPING = re.compile(r"(\s*)(\{[^}]*\}?)")
+_WITHOUT_COLON = re.compile(r"(?:^(?:\s*-)*|[{,])\s*[\"']?(\w[\w.-]{0,63})[\"']?\s+(?=[^\s:#,\]}])")
+_SAID = re.compile(r"(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|(?<!\w)\"(?:[^\"\\]|\\.)*\"(?!\w)")
 _BARE = (
-    re.compile(r"(://[^\s\"'/@:]{0,256}:)([^\s\"']{1,256})(?=@)"),  # redis://user:password@host
-    re.compile(r"(://)([^\s\"'/@:]{1,256})(?=@)"),  # https://token@host
+    re.compile(r"(//[^\s\"'/@:]{0,256}:)([^\s\"']{1,256})(?=@)"),  # redis://user:password@host
+    re.compile(r"(//)([^\s\"'/@:]{1,256})(?=@)"),  # https://token@host
     re.compile(r"(?i)([?&][\w-]{0,40}(?:key|token|secret|sig|password)=)([^&\s\"']+)"),
     re.compile(r"(?i)(\b(?:bearer|basic)\s)([^\s\"',}\]]+)"),
     re.compile(r"()(\bsk-[\w-]{8,})"),
@@ -137,6 +187,11 @@ _QUOTED_REFERENCE = re.compile(r"([\"'])(\$\{.*\})\1", re.DOTALL)
 _CHARACTER = re.compile(r"[^\r\n]")
 
 
+def _without_secrets(message: str) -> str:
+    """A message whose quotations of the file show none."""
+    return _SAID.sub(lambda said: said[0][0] + guarded(said[0][1:-1]) + said[0][-1], message)
+
+
 def _opened(text: str) -> int:
     """How many more flow collections `text` opens than it closes."""
     return text.count("{") + text.count("[") - text.count("}") - text.count("]")
@@ -148,7 +203,7 @@ def _snippet(place: Place) -> list[str]:
         return []
     first = max(0, place.column - 1 - COLUMNS)
     caret = place.column - 1 - first
-    shown = _with(mask(place.source), place.column - 1, place.clear)
+    shown = _with(guarded(place.source), place.column - 1, place.clear)
     cells = [_visible(char) for char in shown[first : place.column + COLUMNS]]
     widths = [_columns(cell) for cell in cells]
     left, right = _window(widths, caret)

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from functools import cached_property
 from typing import NamedTuple
 
+from headrace.config.below import below_secrets
 from headrace.config.problems import Place, Problem, cover
 
 MAX_FILE = 1024 * 1024
@@ -55,8 +56,18 @@ class Source:
         """The lines as they may be shown."""
         shown: list[str] = []
         at = 0
-        for start, end in sorted(self.hidden):
-            if end > at:  # else an alias has hidden it before
+        lines = _LINE_END.split(self.text)
+        below = [
+            (self._starts[number] + column, self._starts[number] + len(lines[number]))
+            for number, column in below_secrets(lines)
+        ]
+        for start, end in sorted([*self.hidden, *below]):
+            secret = self.text[start:end].rstrip()
+            if _LINE_END.search(secret):
+                # Its end may be a quote that was to begin another one.
+                after = _LINE_END.search(self.text, start + len(secret))
+                end = after.start() if after else len(self.text)
+            if end > at:  # else it is hidden already
                 start = max(start, at)
                 shown += [self.text[at:start], cover(self.text[start:end])]
                 at = end

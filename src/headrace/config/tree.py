@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from headrace.config.problems import looks_secret
+from headrace.config.problems import is_option, looks_secret
 from headrace.config.scalars import TAGS, resolved
 from headrace.config.source import Refused, Source, Span
 from headrace.config.syntax import explained
@@ -197,9 +197,12 @@ def _whole(text: str, span: Span) -> str:
 
 
 def _secrets(node: Node, *, everywhere: bool) -> Iterator[tuple[int, int]]:
-    """What to hide of a secret: its text, that of its lists and, `everywhere`, of its mappings."""
-    if node.kind == "scalar" and node.text != "$":  # half of a `${…}` that lacks quotes
-        yield node.written.start, node.written.end
-    elif node.kind == "list" or everywhere:
-        for item in node.items:
+    """What to hide of a secret: all texts in it but, if not `everywhere`, the names of options."""
+    if node.kind == "scalar":
+        if node.text != "$":  # half of a `${…}` that lacks quotes
+            yield node.written.start, node.written.end
+        return
+    for number, item in enumerate(node.items):
+        key = node.kind == "mapping" and number % 2 == 0
+        if everywhere or not (key and is_option(item.text)):
             yield from _secrets(item, everywhere=everywhere)
