@@ -81,6 +81,7 @@ class Hands:
                 await self.store.set(_KEY, orjson.dumps(lasting), ttl=ttl)
             else:
                 await self.store.delete(_KEY)
+        self._brought.pop(upstream, None)
 
     async def _read(self) -> dict[str, float]:
         found: dict[str, float] = orjson.loads(await self.store.get(_KEY) or b"{}")
@@ -89,8 +90,8 @@ class Hands:
     async def _look(self) -> None:
         while True:
             try:
-                while self._brought:
-                    await self._write(*self._brought.popitem())
+                for name, until in [*self._brought.items()]:
+                    await self._write(name, until)
                 await self._take_over()
             except Unavailable:
                 pass  # the store says so itself

@@ -117,9 +117,9 @@ class Sending:
         self._ping_later()
 
     async def _sent(self, message: Message) -> None:
-        if self._beside:
-            await self._beside
-            self._beside = None
+        beside, self._beside = self._beside, None
+        if beside:
+            await beside
         await self._put(message)
 
     async def _put(self, message: Message) -> None:

@@ -83,6 +83,27 @@ async def test_what_rests_goes_along_into_another_store(clock: Clock) -> None:
         assert resting(after) == resting(replica) == {"a"}
 
 
+async def test_it_does_so_later_where_that_store_is_gone_for_a_moment(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(self: Memory, key: str) -> bytes | None:
+        raise Unavailable("gone")
+
+    rests = Rests()
+    async with Hands(store=Memory(), rests=rests, upstreams=AB) as before:
+        await before.rest("a", 600)
+        after = Hands(store=Memory(), rests=rests, upstreams=AB)
+        after.follows(before)
+    async with after:
+        with monkeypatch.context() as patch:
+            patch.setattr(Memory, "get", gone)
+            await later(clock)
+        await later(clock)
+        await later(clock)
+
+        assert resting(after) == {"a"}
+
+
 async def test_a_store_that_is_gone_for_a_moment_wakes_nobody(
     two: tuple[Hands, Hands], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from headrace import Call, Event, Record, Reply
+from headrace.sending import Pings, Sending
 from headrace.testing import (
     Client,
     Clock,
@@ -185,3 +186,27 @@ async def test_who_leaves_such_a_stream_ends_its_call(clock: Clock) -> None:
         await settled()
 
     assert records[0].outcome == "client_closed"
+
+
+async def test_a_ping_that_is_cut_off_keeps_back_no_last_word() -> None:
+    """As it is where a client reads nothing while the gateway stops."""
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        if message.get("body") == PING:
+            await asyncio.Event().wait()
+        sent.append(message.get("body", b""))
+
+    record = Record(id="req_test", method="POST", path="/v1/chat/completions")
+    out = Sending(send, record, stall=600, pings=Pings(every=15), give_up=lambda: None)
+    await out.start(200, {"content-type": "text/event-stream"})
+    await asyncio.sleep(16)
+    writing = asyncio.create_task(out.write(b"a word"))
+    await settled()
+    writing.cancel()
+    await asyncio.wait((writing,))
+
+    await out.finish(b"an error")
+
+    assert sent == [b"", b"an error"]
+    await out.aclose()

@@ -199,7 +199,7 @@ async def test_a_storm_is_not_multiplied_whatever_else_is_asked(
     assert storm.answered(CHAT) == 0
 
 
-@pytest.mark.parametrize(("seconds", "count"), [(1, 30), (3, 30), (12, 60), (25, 30)])
+@pytest.mark.parametrize(("seconds", "count"), [(3, 30), (6, 30), (12, 60), (25, 30)])
 async def test_of_a_fallback_that_fails_slowly_only_the_first_wait_is_too_much(
     seconds: int, count: int, record_property: Note
 ) -> None:
