@@ -247,10 +247,15 @@ async def reloaded(served: Served, times: int) -> None:
 
 async def replaced(served: Served) -> None:
     """Kill both workers, and wait until others serve."""
-    ready = said(served, "is ready")
-    for pid in children(served):
+    before = children(served)
+    for pid in before:
         os.kill(pid, signal.SIGKILL)
-    await served.until(lambda: said(served, "is ready") == ready + 2, 20)
+
+    def others_serve() -> bool:
+        new = [pid for pid in children(served) if pid not in before]
+        return len(new) == 2 and all(said(served, f"worker {pid} is ready") for pid in new)
+
+    await served.until(others_serve, 20)
 
 
 def children(served: Served) -> list[int]:
